@@ -1,0 +1,1 @@
+"""The hosts of the testbed: engine, storage, images, registry, release server, target hosts."""

@@ -1,0 +1,75 @@
+"""The container engine of this machine: use the one that answers, else install and start one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from .common import CLI, SETTINGS, TestbedError, apt_install, docker_ok, log, step, wait_for
+
+SOCKET_DEADLINE = 60
+
+
+def _pid_file() -> Path:
+    return SETTINGS.cache / "dockerd.pid"
+
+
+def answers() -> bool:
+    """True when `docker info` works."""
+    return bool(shutil.which("docker")) and docker_ok("info")
+
+
+def ensure() -> None:
+    """Make sure that an engine answers; remember the pid when we had to start it."""
+    if answers():
+        log("  ✓ container engine answers")
+        return
+    if os.environ.get("DOCKER_HOST"):
+        raise TestbedError("DOCKER_HOST is set but that engine does not answer: start it, or unset DOCKER_HOST")
+    if not shutil.which("dockerd"):
+        apt_install("docker.io", "iptables")
+    SETTINGS.cache.mkdir(parents=True, exist_ok=True)
+    logfile = SETTINGS.cache / "dockerd.log"
+    with step("start dockerd"):
+        for stale in (Path("/var/run/docker.pid"), Path("/var/run/docker/containerd/containerd.pid")):
+            if stale.exists() and not Path(f"/proc/{stale.read_text().strip() or 'x'}").exists():
+                stale.unlink()
+        with logfile.open("ab") as out:
+            process = subprocess.Popen(
+                ["dockerd", "--storage-driver", "overlay2"],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            )  # fmt: skip
+        _pid_file().write_text(f"{process.pid}\n")
+
+        def up() -> bool:
+            if process.poll() is not None:
+                tail = "\n".join(logfile.read_text(errors="replace").splitlines()[-8:])
+                raise TestbedError(f"dockerd stopped at once; {logfile} ends with:\n{tail}")
+            return answers()
+
+        wait_for(f"dockerd (log: {logfile})", seconds=SOCKET_DEADLINE, call=up)
+
+
+def stop() -> None:
+    """Stop the dockerd that `ensure` started; one that somebody else started is left alone."""
+    if not _pid_file().exists():
+        log("  - the engine was not started by the testbed: left running")
+        return
+    pid = int(_pid_file().read_text())
+    cmdline = Path(f"/proc/{pid}/cmdline")
+    if not cmdline.exists() or b"dockerd" not in cmdline.read_bytes():
+        log(f"  - pid {pid} is no dockerd any more: nothing to stop")
+        _pid_file().unlink()
+        return
+    with step(f"stop dockerd (pid {pid})"):
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 60
+        while cmdline.exists() and cmdline.read_bytes():
+            if time.monotonic() > deadline:
+                raise TestbedError(f"dockerd (pid {pid}) still runs after 60 s; then: {CLI} down --engine")
+            time.sleep(0.2)
+        _pid_file().unlink()
