@@ -1,0 +1,86 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The client for Scutum's admin API. Every call to port 8086 is made here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import http
+from .errors import ScutumError
+
+
+class AdminApi:
+    """Scutum's admin API at a base URL, logged in with SCUTUM_API_KEY when a call needs it.
+
+    Args:
+        base_url: such as `http://127.0.0.1:8086`.
+        api_key: SCUTUM_API_KEY; exchanged for a token at the first call that needs one.
+        deadline: seconds within which 429, 502, 503, 504 and refused connections are tried again.
+    """
+
+    def __init__(self, base_url: str, api_key: str = "", deadline: float = 30.0) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._api_key = api_key
+        self._token = ""
+        self.deadline = deadline
+
+    def _call(self, method: str, path: str, body: Any = None, auth: bool = True) -> http.Response:
+        headers = {"Authorization": "Bearer " + self._login()} if auth else {}
+        answer = http.request(method, self.base_url + path, body=body, headers=headers, deadline=self.deadline)
+        if auth and answer.status == 401:
+            # A token dies with JWT_SECRET_KEY or after 8 hours: log in once more, then believe the answer.
+            self._token = ""
+            headers = {"Authorization": "Bearer " + self._login()}
+            answer = http.request(method, self.base_url + path, body=body, headers=headers, deadline=self.deadline)
+        return answer
+
+    def _json(self, method: str, path: str, body: Any = None, auth: bool = True) -> Any:
+        answer = self._call(method, path, body, auth)
+        if answer.status >= 400:
+            raise ScutumError(f"admin-api: {method} {path} answered {answer.status}: {_detail(answer)}")
+        return answer.json()
+
+    def _login(self) -> str:
+        if self._token:
+            return self._token
+        answer = http.request(
+            "POST", self.base_url + "/auth/login", body={"api_key": self._api_key}, deadline=self.deadline
+        )
+        if answer.status in (401, 403):
+            raise ScutumError(
+                f"admin-api: login refused ({answer.status}: {_detail(answer)})",
+                next_step="compare SCUTUM_API_KEY in config/.env with the one in the running container: "
+                "the container keeps the value with which it was created until it is recreated",
+            )
+        data = answer.json()
+        if answer.status != 200 or not isinstance(data, dict) or not data.get("access_token"):
+            raise ScutumError(f"admin-api: POST /auth/login answered {answer.status}: {_detail(answer)}")
+        self._token = str(data["access_token"])
+        return self._token
+
+    def health(self) -> bool:
+        """Whether the process answers. It says nothing about the database: use `audit_logs` for that."""
+        try:
+            return self._call("GET", "/health", auth=False).status == 200
+        except http.NoAnswer:
+            return False
+
+    def licence(self) -> dict[str, Any]:
+        """The licence state of the worker process that happens to answer (each worker has its own)."""
+        return dict(self._json("GET", "/api/v1/license", auth=False) or {})
+
+    def audit_logs(self, limit: int = 1) -> list[dict[str, Any]]:
+        """The newest audit rows: the cheapest call that needs login, database and schema."""
+        rows = self._json("GET", f"/api/v1/audit-logs?limit={int(limit)}")
+        if not isinstance(rows, list):
+            raise ScutumError("admin-api: GET /api/v1/audit-logs did not answer with a list")
+        return rows
+
+
+def _detail(answer: http.Response) -> str:
+    data = answer.json()
+    if isinstance(data, dict) and "detail" in data:
+        return str(data["detail"])[:300]
+    return answer.text[:300]

@@ -1,0 +1,28 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The first door to this library: what every module does in the same way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .errors import ScutumError
+
+
+def run(module: Any, work: Callable[[], dict[str, Any]]) -> None:
+    """Do a module's work and leave by the one exit: its result, or the failure in the library's three parts.
+
+    Args:
+        module: the AnsibleModule.
+        work: returns what the module returns; `duration` (seconds) is added.
+    """
+    start = time.monotonic()
+    try:
+        result = work()
+    except ScutumError as error:
+        module.fail_json(msg=str(error), left=error.left, next_step=error.next_step)
+    else:
+        module.exit_json(duration=round(time.monotonic() - start, 2), **result)

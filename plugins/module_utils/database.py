@@ -1,0 +1,154 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""SQL on the installation's Postgres: every statement that this collection sends stands here.
+
+It is sent through psql inside the server's own container, where the image trusts local connections: no password is
+handed around, and the client is of the server's version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+
+from .engine import clean_environment
+from .errors import ScutumError
+from .installation import Installation
+
+# r: table, p: partitioned table, v: view, m: materialised view. Partitions are counted through their parent.
+_RELATIONS = """
+SELECT n.nspname, c.relname, c.relkind
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition
+   AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
+ ORDER BY 1, 2
+"""
+
+
+@dataclass(frozen=True)
+class Dump:
+    """A dump on this host."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+class Database:
+    """The Postgres of an installation."""
+
+    def __init__(self, installation: Installation) -> None:
+        self.installation = installation
+        env = installation.env()
+        self.user = env.get("POSTGRES_USER") or "litellm"
+        self.name = env.get("POSTGRES_DB") or "litellm"
+
+    def query(self, sql: str, timeout: float = 600) -> list[list[str]]:
+        """Rows of one statement, every value as text."""
+        result = self.installation.compose().run(
+            *("exec", "-T", "postgres", "psql", "-X", "-q", "-At", "-F", "\x1f", "-v", "ON_ERROR_STOP=1"),
+            *("-U", self.user, "-d", self.name, "-f", "-"),
+            stdin=sql,
+            timeout=timeout,
+        )
+        if result.rc != 0:
+            raise ScutumError(f"Postgres: {self.installation.redact(result.err.strip()[-400:])}")
+        return [line.split("\x1f") for line in result.out.splitlines()]
+
+    def relations(self) -> dict[str, int]:
+        """Every table with its exact number of rows, and every view with -1; the names carry their schema."""
+        found: dict[str, int] = {}
+        tables = []
+        for schema, name, kind in self.query(_RELATIONS):
+            quoted = '"' + schema.replace('"', '""') + '"."' + name.replace('"', '""') + '"'
+            if kind in "rp":
+                tables.append((f"{schema}.{name}", quoted))
+            else:
+                found[f"{schema}.{name}"] = -1
+        if tables:
+            parts = [f"SELECT {i}, count(*) FROM {quoted}" for i, (_, quoted) in enumerate(tables)]
+            for index, rows in self.query(" UNION ALL ".join(parts)):
+                found[tables[int(index)][0]] = int(rows)
+        return found
+
+    def alembic_version(self) -> str:
+        """The schema's revision; empty when admin-api has not migrated anything yet."""
+        if self.query("SELECT to_regclass('public.alembic_version') IS NOT NULL") != [["t"]]:
+            return ""
+        rows = self.query("SELECT version_num FROM public.alembic_version ORDER BY 1")
+        return ",".join(row[0] for row in rows)
+
+    def litellm_tables(self) -> list[str]:
+        """LiteLLM's own tables; it creates them itself, in a schema window."""
+        sql = "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relname LIKE 'LiteLLM\\_%' ORDER BY 1"
+        return [row[0] for row in self.query(sql)]
+
+    def size(self) -> int:
+        """Bytes of the database."""
+        return int(self.query("SELECT pg_database_size(current_database())")[0][0])
+
+    def server_version(self) -> int:
+        """The server's major version."""
+        return int(self.query("SHOW server_version_num")[0][0]) // 10000
+
+    def dump(self, path: str, timeout: float = 3600) -> Dump:
+        """A dump in custom format by the server's own pg_dump: complete under its name, or not there at all."""
+        compose = self.installation.compose()
+        method = ["-Z", "zstd:3"] if self.server_version() >= 16 else []
+        directory = os.path.dirname(path)
+        needed, free = self.size(), _free(directory)
+        if free < needed:
+            raise ScutumError(
+                f"{directory} has {free // 2**20} MiB free, the dump may need {needed // 2**20} MiB",
+                left="the database was not touched",
+                next_step=f"free space below {directory}",
+            )
+        command = [compose.engine.binary, "compose", "--env-file", "config/.env"]
+        for name in compose.files:
+            command += ["-f", name]
+        command += ["exec", "-T", "postgres", "pg_dump", "-Fc", *method, "-U", self.user, "-d", self.name]
+        descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".dump-")
+        digest = hashlib.sha256()
+        try:
+            with os.fdopen(descriptor, "wb") as handle:
+                with subprocess.Popen(
+                    command,
+                    cwd=compose.directory,
+                    env=clean_environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                ) as process:
+                    assert process.stdout is not None and process.stderr is not None
+                    for block in iter(lambda: process.stdout.read(1 << 20), b""):  # type: ignore[union-attr]
+                        digest.update(block)
+                        handle.write(block)
+                    problem = process.stderr.read().decode("utf-8", "replace")
+                    rc = process.wait(timeout=timeout)
+                handle.flush()
+                os.fsync(handle.fileno())
+            if rc != 0:
+                raise ScutumError(f"pg_dump failed: {self.installation.redact(problem.strip()[-400:])}")
+            os.replace(temporary, path)
+        finally:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+        return Dump(path, digest.hexdigest(), os.path.getsize(path))
+
+    def restore_command(self, path: str) -> str:
+        """What an operator types to put a dump back over the database, all or nothing."""
+        compose = self.installation.compose()
+        restore = compose.command(
+            *("exec", "-T", "postgres", "pg_restore", "-U", self.user, "-d", self.name),
+            *("--clean", "--if-exists", "--no-owner", "--exit-on-error", "--single-transaction"),
+        )
+        return f"cd {self.installation.directory} && {restore} < {path}"
+
+
+def _free(directory: str) -> int:
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize

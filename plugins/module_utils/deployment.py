@@ -1,0 +1,160 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Deploying: the way from an operator's request to a running stack, and back.
+
+release bundle -> config/.env -> images -> Compose files -> schema guard -> containers. Each step leaves the host so
+that the next run continues there. Check mode goes the same way with a copy of what would be written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import compose as compose_module
+from . import env_file, images, release, stack
+from .errors import ScutumError
+from .files import ensure_directory, read_text, write_file
+from .installation import Installation
+from .project import Change, Project, Settings
+
+
+@dataclass
+class Request:
+    """What an operator wants on a host: the variables of the role."""
+
+    settings: Settings
+    base_url: str = ""
+    sums: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+    archive: str = ""
+    username: str = ""
+    password: str = ""
+    digests: dict[str, str] = field(default_factory=dict)
+    replace_compose: bool = False
+    timeout: float = 300
+
+
+@contextlib.contextmanager
+def _staged(installation: Installation, request: Request, check: bool) -> Iterator[tuple[Project, list[str]]]:
+    """The project of a request with its bundle and config/.env in place (in check mode: in a directory on a tmpfs)."""
+    version = request.settings.version
+    changes = []
+    with contextlib.ExitStack() as cleanup:
+        scratch = ""
+        if check:
+            base = images.RUNTIME_DIRECTORY if os.access(images.RUNTIME_DIRECTORY, os.W_OK) else None
+            scratch = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="scutum-ops-", dir=base))
+        home = installation.directory
+        if check and not os.path.exists(os.path.join(release.directory(home, version), release.SUMS)):
+            home = scratch
+        if release.fetch(home, version, request.base_url, request.sums):
+            changes.append(f"releases/{version}")
+        bundle = release.directory(home, version)
+        today = read_text(installation.path(compose_module.ENV_FILE))
+        template = read_text(os.path.join(bundle, ".env.example")) or ""
+        planned, keys = env_file.plan(today, template, request.env)
+        path = compose_module.ENV_FILE
+        if check:
+            path = os.path.join(scratch, "env")
+            write_file(path, planned.render(), 0o600)
+        else:
+            installation.begin()
+            ensure_directory(installation.path("config"), 0o755)
+        if keys:
+            changes.append(f"{compose_module.ENV_FILE} ({', '.join(keys)})")
+        if not check and write_file(installation.path(path), planned.render(), 0o600) and not keys:
+            changes.append(f"{compose_module.ENV_FILE} (mode)")
+        yield Project(installation, request.settings, bundle, path), changes
+
+
+def prepare(installation: Installation, request: Request, check: bool = False) -> dict[str, Any]:
+    """Have the bundle, config/.env and the images on the host; no container is touched.
+
+    Returns:
+        `changes`, `images` (digest by service).
+    """
+    if not check:
+        ensure_directory(installation.directory, 0o755)
+    if check and not installation.engine.versions()["server"]:
+        with _staged(installation, request, check) as (_project, changes):
+            return {"changes": [*changes, f"images of {request.settings.version}"], "images": {}}
+    with _locked(installation, check), _staged(installation, request, check) as (project, changes):
+        wanted = project.images()
+        if check:
+            changes += [f"image {name}" for name in images.missing(installation.engine, wanted)]
+            return {"changes": changes, "images": images.record(installation, wanted)}
+        brought = images.provide(
+            installation,
+            wanted,
+            archive=request.archive,
+            registry=request.settings.image_registry.split("/")[0],
+            username=request.username,
+            password=request.password,
+        )
+        changes += [f"image {name}" for name in brought]
+        actual = images.record(installation, wanted)
+        problems = images.check_digests(actual, request.digests)
+        if problems:
+            raise ScutumError(
+                "; ".join(problems),
+                left="the images are on the host; no container was changed",
+                next_step="find out why the registry serves another image before you change scutum_image_digests",
+            )
+        recorded = installation.state().get("images", {})
+        known = {**actual, **recorded.get(request.settings.version, {})}
+        installation.save_state(images={**recorded, request.settings.version: known})
+        return {"changes": changes, "images": actual}
+
+
+def converge(installation: Installation, request: Request, check: bool = False) -> dict[str, Any]:
+    """Put the files in force and the containers to them; returns `changes`, `actions`, `guard`, `diff`."""
+    if check and not installation.engine.versions()["server"]:
+        return {"changes": ["Compose files", "containers"], "actions": {}, "guard": {}, "diff": Change()}
+    with _locked(installation, check), _staged(installation, request, check) as (project, changes):
+        change = project.converge(request.replace_compose, check)
+        changes += change.files
+        actions, guard = change.actions, {}
+        if not check:
+            done = stack.apply(installation, request.timeout)
+            actions, guard = done["actions"], done["guard"]
+            installation.save_state(version=request.settings.version)
+        changes += [f"{service}: {action}" for service, action in sorted(actions.items())]
+        if guard:
+            changes.append("schema window")
+        return {"changes": changes, "actions": actions, "guard": guard, "diff": change}
+
+
+def remove(installation: Installation, data: bool, check: bool = False) -> list[str]:
+    """Remove containers and network; volumes and the directory stay unless `data` is given.
+
+    Everything that is removed is named in the result. Images stay: they can be pulled again, but not always.
+    """
+    if not installation.exists():
+        return []
+    compose = installation.compose()
+    project = installation.project
+    found = compose.containers(project)
+    removed = [f"container {name}" for name in sorted(found)]
+    volumes = installation.engine.run(
+        "volume", "ls", "-q", "--filter", f"label={compose_module.LABEL_PROJECT}={project}"
+    )
+    if data:
+        removed += [f"volume {name}" for name in sorted(volumes.out.split())] + [installation.directory]
+    if not check and removed:
+        compose.must("--profile", "*", "down", *(["--volumes"] if data else []), timeout=300)
+        if data:
+            shutil.rmtree(installation.directory)
+    return removed
+
+
+@contextlib.contextmanager
+def _locked(installation: Installation, check: bool) -> Iterator[None]:
+    with contextlib.nullcontext() if check else installation.lock():
+        yield

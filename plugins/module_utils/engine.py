@@ -1,0 +1,169 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The container engine: finding it, calling it, asking it about images and containers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ScutumError
+
+# The first Compose that understands both !override and !reset without known faults (vendor's compose file needs both).
+MINIMUM_COMPOSE = (2, 24, 4)
+MINIMUM_ENGINE = (20, 10, 0)
+
+
+def version_tuple(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: `2.26.1-4` gives (2, 26, 1)."""
+    match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    return tuple(int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """An environment for Compose that holds none of its variables.
+
+    Compose prefers the shell's value over config/.env, so a variable exported by whoever started us (the vendor's CLI
+    exports all of them) would silently win.
+    """
+    keep = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "DOCKER_HOST", "DOCKER_CONFIG", "SSL_CERT_FILE", "TMPDIR")
+    environment = {key: os.environ[key] for key in keep if key in os.environ}
+    environment.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    environment.setdefault("HOME", "/root")
+    environment.update(extra or {})
+    return environment
+
+
+@dataclass
+class Result:
+    """What a command printed and how it ended."""
+
+    rc: int
+    out: str
+    err: str
+
+
+def run(
+    arguments: list[str],
+    *,
+    cwd: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    timeout: float | None = None,
+) -> Result:
+    """Run a command to its end; rc 124 and a note when it takes longer than the time-out (seconds)."""
+    try:
+        done = subprocess.run(
+            arguments,
+            cwd=cwd,
+            env=dict(environment) if environment is not None else clean_environment(),
+            input=stdin,
+            stdin=None if stdin is not None else subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except FileNotFoundError:
+        return Result(127, "", f"{arguments[0]}: no such command")
+    except subprocess.TimeoutExpired:
+        return Result(124, "", f"{' '.join(arguments[:4])} … took longer than {timeout:.0f} s")
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+class Engine:
+    """Docker's command line. Podman will be a second class with the same methods."""
+
+    def __init__(self, binary: str = "docker") -> None:
+        self.binary = binary
+
+    def run(self, *arguments: str, **options: Any) -> Result:
+        """One call of the command line."""
+        return run([self.binary, *arguments], **options)
+
+    def must(self, *arguments: str, **options: Any) -> str:
+        """One call that has to succeed; its standard output."""
+        result = self.run(*arguments, **options)
+        if result.rc != 0:
+            raise ScutumError(f"{self.binary} {arguments[0]} failed: {result.err.strip()[-600:]}")
+        return result.out
+
+    def installed(self) -> bool:
+        """Whether the command line is there."""
+        return shutil.which(self.binary) is not None
+
+    def versions(self) -> dict[str, Any]:
+        """`server`, `compose` (strings, empty when there is none) and `root`, where images are kept."""
+        if not self.installed():
+            return {"server": "", "compose": "", "root": ""}
+        info = self.run("info", "--format", "{{.ServerVersion}}|{{.DockerRootDir}}", timeout=30)
+        server, _, root = info.out.strip().partition("|")
+        compose = self.run("compose", "version", "--short", timeout=30)
+        return {
+            "server": server if info.rc == 0 else "",
+            "root": root,
+            "compose": compose.out.strip().lstrip("v") if compose.rc == 0 else "",
+        }
+
+    def inspect(self, kind: str, names: list[str]) -> list[dict[str, Any]]:
+        """What the engine knows about those of the named objects that exist."""
+        if not names:
+            return []
+        result = self.run(kind, "inspect", *names, timeout=60)
+        try:
+            data = json.loads(result.out or "[]")
+        except ValueError:
+            data = []
+        return [item for item in data if isinstance(item, dict)]
+
+    def images(self, references: list[str]) -> dict[str, dict[str, Any]]:
+        """Local images by the reference that was asked for; missing ones are left out."""
+        found = {}
+        for item in self.inspect("image", sorted(set(references))):
+            tags = set(item.get("RepoTags") or []) | set(item.get("RepoDigests") or [])
+            for reference in references:
+                if reference in tags or familiar(reference) in {familiar(tag) for tag in tags}:
+                    found[reference] = item
+        return found
+
+    def containers(self, label: str) -> list[dict[str, Any]]:
+        """Every container, stopped ones too, that carries a label (`key=value`)."""
+        ids = self.run("ps", "-aq", "--filter", "label=" + label, timeout=60).out.split()
+        return self.inspect("container", ids)
+
+
+def familiar(reference: str) -> str:
+    """An image reference the way the engine shows it: without the parts that it adds by itself."""
+    for prefix in ("docker.io/library/", "docker.io/"):
+        reference = reference.removeprefix(prefix)
+    if "@" not in reference and ":" not in reference.rsplit("/", 1)[-1]:
+        reference += ":latest"
+    return reference
+
+
+def mirrored(reference: str, registry: str) -> str:
+    """The same image on a mirror: its registry host is replaced, Docker Hub's official images become `library/…`."""
+    if not registry:
+        return reference
+    first, _, rest = reference.partition("/")
+    if rest and ("." in first or ":" in first or first == "localhost"):
+        path = rest
+    elif rest:
+        path = reference
+    else:
+        path = "library/" + reference
+    return registry.rstrip("/") + "/" + path
+
+
+def image_digest(item: dict[str, Any]) -> str:
+    """The digest by which a registry knows a local image; its id when it came from an archive."""
+    digests = item.get("RepoDigests") or []
+    return str(digests[0]).rpartition("@")[2] if digests else str(item.get("Id", ""))

@@ -1,0 +1,217 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""config/.env: reading it, what may stand in it, and what a first install and a later run make of it.
+
+Two programs read the file: Compose, and the vendor's CLI, which exports its lines into a shell unquoted. What one of
+them would change in a value is refused here, because no quoting exists that both understand.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+
+from .errors import ScutumError
+
+_LINE = re.compile(r"^(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)$")
+
+# Generated at the first install (formats: the vendor's template), and never changed by a later one.
+GENERATED: dict[str, Callable[[], str]] = {
+    "SCUTUM_API_KEY": lambda: "sk-" + secrets.token_hex(32),
+    "JWT_SECRET_KEY": lambda: secrets.token_hex(32),
+    "INTERNAL_SERVICE_KEY": lambda: secrets.token_hex(32),
+    "POSTGRES_PASSWORD": lambda: secrets.token_hex(16),
+    # Without it LiteLLM encrypts what it stores with SCUTUM_API_KEY, which could then never be rotated.
+    "LITELLM_SALT_KEY": lambda: secrets.token_hex(32),
+    # The release's Compose file falls back to "admin".
+    "GRAFANA_ADMIN_PASSWORD": lambda: secrets.token_hex(16),
+}
+
+# Fixed once data exists: the server, or what it stores, keeps the first value.
+FIXED = frozenset(GENERATED) - {"GRAFANA_ADMIN_PASSWORD"} | {"POSTGRES_USER", "POSTGRES_DB"}
+
+# Decided by other variables of the role.
+OWNED = {
+    "SCUTUM_VERSION": "scutum_version",
+    "COMPOSE_FILE": "(the role itself)",
+    "COMPOSE_PROFILES": "scutum_profiles",
+    "COMPOSE_PROJECT_NAME": "(the name of the directory in scutum_dir)",
+}
+
+# The release's Compose file falls back to these, and its template holds CHANGE-ME placeholders.
+REFUSED_VALUES = {
+    "POSTGRES_PASSWORD": ("", "litellm"),
+    "JWT_SECRET_KEY": ("", "change-in-production"),
+    "INTERNAL_SERVICE_KEY": ("",),
+    "SCUTUM_API_KEY": ("",),
+    "GRAFANA_ADMIN_PASSWORD": ("admin",),
+}
+
+_NOT_SECRET = frozenset(
+    [
+        "SCUTUM_VERSION",
+        "COMPOSE_FILE",
+        "COMPOSE_PROFILES",
+        "COMPOSE_PROJECT_NAME",
+        "POSTGRES_USER",
+        "POSTGRES_DB",
+        "AWS_REGION_NAME",
+        "AZURE_API_BASE",
+        "AZURE_API_VERSION",
+        "LITELLM_PORT",
+        "ADMIN_API_PORT",
+        "ADMIN_UI_PORT",
+        "DOCS_SITE_PORT",
+        "PROMETHEUS_PORT",
+        "GRAFANA_PORT",
+        "JAEGER_PORT",
+        "LITELLM_MEMORY_LIMIT",
+        "REDIS_MEMORY_LIMIT",
+        "SRE_AGENT_MODEL",
+        "SRE_AUTO_APPROVE",
+        "SRE_RISK_THRESHOLD",
+    ]
+)
+
+# RFC 3986 "unreserved": what can stand in a URL without encoding. DATABASE_URL is built by plain interpolation.
+_URL_SAFE = re.compile(r"^[A-Za-z0-9._~-]+$")
+
+
+def _unquote(raw: str) -> str:
+    value = raw.strip()
+    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
+        return value[1:-1]
+    # Compose takes " #" for the start of a comment.
+    return re.split(r"\s+#", value, maxsplit=1)[0]
+
+
+class EnvFile:
+    """The lines of an environment file; comments and order are kept."""
+
+    def __init__(self, text: str = "") -> None:
+        self.lines = text.splitlines()
+
+    def as_dict(self) -> dict[str, str]:
+        """Every key with its value; the last line wins, as it does for Compose."""
+        found = {}
+        for line in self.lines:
+            match = _LINE.match(line)
+            if match:
+                found[match.group(1)] = _unquote(match.group(2))
+        return found
+
+    def get(self, key: str, default: str = "") -> str:
+        """One value."""
+        return self.as_dict().get(key, default)
+
+    def set(self, key: str, value: str) -> bool:
+        """Give a key a value, in its place or at the end; true when that changes something."""
+        if self.as_dict().get(key) == value:
+            return False
+        kept: list[str] = []
+        place = None
+        for line in self.lines:
+            match = _LINE.match(line)
+            if match and match.group(1) == key:
+                if place is None:
+                    place = len(kept)
+                    kept.append("")
+                continue
+            kept.append(line)
+        if place is None:
+            kept.append(f"{key}={value}")
+        else:
+            kept[place] = f"{key}={value}"
+        self.lines = kept
+        return True
+
+    def render(self) -> str:
+        """The text of the file."""
+        return "\n".join(self.lines) + "\n"
+
+    def secrets(self) -> dict[str, str]:
+        """What must never be shown: every value that is not known to be harmless."""
+        return {k: v for k, v in self.as_dict().items() if v and k not in _NOT_SECRET}
+
+
+def problem_with(key: str, value: str) -> str | None:
+    """Why a value cannot stand in config/.env, without the value; None when it can.
+
+    Sources: docker-compose.yaml of the release (interpolation, defaults), the vendor's CLI (unquoted export).
+    """
+    if "CHANGE-ME" in value:
+        return f"{key} still holds the template's CHANGE-ME placeholder"
+    if value in REFUSED_VALUES.get(key, ()):
+        return f"{key} is empty or the vendor's published default"
+    if key in ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB") and not _URL_SAFE.match(value):
+        return (
+            f"{key} may hold only letters, digits and . _ ~ - : it is put into DATABASE_URL as it is, "
+            "where any other character breaks or changes the URL"
+        )
+    if "$" in value:
+        return f"{key} must not hold a dollar sign: Compose would interpolate it, and the vendor's CLI would not unescape it"
+    if re.search(r"\s", value):
+        return f"{key} must not hold white space: the vendor's CLI splits the line there"
+    if re.search(r"""["'\\`]""", value) or value.startswith("#"):
+        return (
+            f"{key} must not hold quotes, backslashes or backticks: Compose and the vendor's CLI read them differently"
+        )
+    if key == "SCUTUM_API_KEY" and not value.startswith("sk-"):
+        return "SCUTUM_API_KEY must begin with sk- : LiteLLM accepts no other master key"
+    return None
+
+
+def plan(existing: str | None, template: str, wanted: dict[str, str]) -> tuple[EnvFile, list[str]]:
+    """What config/.env has to be.
+
+    Args:
+        existing: the text of today's file, None at a first install.
+        template: the text of the release's .env.example.
+        wanted: the operator's values (`scutum_env`).
+
+    Returns:
+        The file and the names of the keys that change (never a value).
+
+    Raises:
+        ScutumError: with every problem at once, before anything is written.
+    """
+    first = existing is None
+    result = EnvFile(template if existing is None else existing)
+    today = result.as_dict()
+    problems = []
+    changed = []
+    for key in sorted(wanted):
+        value = wanted[key]
+        if key in OWNED:
+            problems.append(f"{key} cannot be set through scutum_env: it is decided by {OWNED[key]}")
+        elif not first and key in FIXED and today.get(key) != value:
+            problems.append(
+                f"{key} in scutum_env differs from config/.env: an install never changes it, since the running data "
+                "depends on it; remove it from scutum_env"
+            )
+        elif result.set(key, value):
+            changed.append(key)
+    for key, make in GENERATED.items():
+        current = result.get(key)
+        if first and key not in wanted and (not current or problem_with(key, current)):
+            result.set(key, make())
+            changed.append(key)
+        elif not first and not current and key == "LITELLM_SALT_KEY":
+            # What LiteLLM falls back to: anything that it stored so far is encrypted with it.
+            result.set(key, result.get("SCUTUM_API_KEY"))
+            changed.append(key)
+    for key, value in sorted(result.as_dict().items()):
+        problem = problem_with(key, value)
+        if problem and (value or key in REFUSED_VALUES):
+            problems.append(problem)
+    missing = sorted(k for k in REFUSED_VALUES if k != "GRAFANA_ADMIN_PASSWORD" and k not in result.as_dict())
+    problems.extend(f"{key} is missing" for key in missing)
+    if problems:
+        raise ScutumError(
+            "config/.env: " + "; ".join(problems),
+            left="nothing was changed",
+            next_step="correct scutum_env, or config/.env on the host, and run the playbook again",
+        )
+    return result, sorted(set(changed))

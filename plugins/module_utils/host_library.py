@@ -1,0 +1,105 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Putting this very library on a host, so that scheduled jobs there run the same code as the modules.
+
+Standard-library parts lie in one directory; third-party parts live in one isolated environment with pinned versions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import sys
+
+from .engine import run
+from .errors import ScutumError
+from .files import ensure_directory, read_text, sha256_bytes, write_file
+
+PACKAGE = "scutum_ops"
+# What the command line imports, directly or not: the library without the parts that only Ansible needs.
+_ENTRY = "cli"
+
+_COMMAND = """#!/bin/sh
+# Written by scutum.ops (role _host_library).
+PYTHONPATH={home} exec {python} -m {package}.{entry} "$@"
+"""
+
+
+def sources() -> dict[str, str]:
+    """File name to text of every part of the library that the jobs need, read from where this module runs from."""
+    package = __name__.rpartition(".")[0]
+    importlib.import_module(f"{package}.{_ENTRY}")
+    found = {"__init__.py": ""}
+    for name in sorted(sys.modules):
+        head, _, last = name.rpartition(".")
+        if head == package:
+            data = pkgutil.get_data(package, f"{last}.py")
+            if data is not None:
+                found[f"{last}.py"] = data.decode("utf-8")
+    return found
+
+
+def install(home: str, command: str, requirements: list[str], wheelhouse: str = "", check: bool = False) -> list[str]:
+    """Have library, environment and command on the host; names of what was (or would be) changed.
+
+    Args:
+        home: directory for the library.
+        command: path of the executable.
+        requirements: third-party parts, each pinned as `name==version`.
+        wheelhouse: directory on the host from which they are installed without a network; empty for the index.
+    """
+    loose = [item for item in requirements if "==" not in item]
+    if loose:
+        raise ScutumError(
+            f"not pinned: {', '.join(loose)}", left="nothing was changed", next_step="write name==version"
+        )
+    changes = []
+    texts = sources()
+    library = os.path.join(home, PACKAGE)
+    if not check:
+        ensure_directory(library, 0o755)
+    for name, text in sorted(texts.items()):
+        if write_file(os.path.join(library, name), text, 0o644, check):
+            changes.append(os.path.join(library, name))
+    present = os.listdir(library) if os.path.isdir(library) else []
+    for name in sorted(item for item in present if item.endswith(".py") and item not in texts):
+        changes.append(f"{os.path.join(library, name)} (no longer part of it)")
+        if not check:
+            os.unlink(os.path.join(library, name))
+    python = _environment(home, requirements, wheelhouse, changes, check)
+    text = _COMMAND.format(home=home, python=python, package=PACKAGE, entry=_ENTRY)
+    if write_file(command, text, 0o755, check):
+        changes.append(command)
+    return changes
+
+
+def _environment(home: str, requirements: list[str], wheelhouse: str, changes: list[str], check: bool) -> str:
+    """The interpreter for jobs: the isolated environment's when there is anything to isolate, else the host's."""
+    if not requirements:
+        return "/usr/bin/python3"
+    venv = os.path.join(home, "venv")
+    stamp = os.path.join(venv, ".requirements")
+    wanted = sha256_bytes("\n".join([sys.version, *sorted(requirements)]).encode())
+    if read_text(stamp) != wanted:
+        changes.append(venv)
+        if not check:
+            _must([sys.executable, "-m", "venv", "--clear", venv], "the package python3-venv is missing")
+            source = ["--no-index", "--find-links", wheelhouse] if wheelhouse else []
+            pip = [os.path.join(venv, "bin", "pip"), "install", "--disable-pip-version-check", "--quiet", *source]
+            _must([*pip, *requirements], "a part is not in the wheelhouse or the index")
+            # Last: an environment without it is incomplete and made again.
+            write_file(stamp, wanted, 0o644)
+    return os.path.join(venv, "bin", "python3")
+
+
+def _must(command: list[str], likely: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    result = run(command, environment=environment, timeout=900)
+    if result.rc != 0:
+        raise ScutumError(
+            f"{' '.join(command[:3])} failed ({likely}?): {(result.err or result.out).strip()[-400:]}",
+            left="the library is installed, its isolated environment is not",
+            next_step="correct the cause and run the playbook again",
+        )

@@ -1,0 +1,101 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Our Compose override: what the operator's settings change in the vendor's file.
+
+The vendor's file is never edited. Lists such as ports are replaced with !override, since Compose would append them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .engine import mirrored
+from .errors import ScutumError
+from .yaml_text import Replaced, render
+
+# A tmpfs: with several workers LiteLLM's /metrics/ is only right when they share a directory, empty at each start.
+PROMETHEUS_DIRECTORY = "/run/scutum-prometheus"
+LITELLM_CONFIG = "config/litellm/config.yaml"
+LITELLM_CONFIG_IN_IMAGE = "/etc/litellm/config.yaml"
+# A bind-mounted file that changes does not change the service: this label makes Compose recreate LiteLLM, and only it.
+LABEL_CONFIG = "ops.scutum.litellm-config"
+
+HEAD = "# Written by scutum.ops (role install) at each run: change variables, not this file.\n"
+
+
+def build(
+    release: dict[str, Any],
+    *,
+    image_registry: str = "",
+    bind_address: str | None = None,
+    litellm_workers: int | None = None,
+    litellm_config_sha256: str = "",
+    extra: dict[str, Any] | None = None,
+) -> str:
+    """The text of the override for a release.
+
+    Args:
+        release: the release's own Compose model, every profile, not interpolated.
+        image_registry: mirror from which every image comes; empty for the vendor's registries.
+        bind_address: host address of every published port; None leaves the vendor's bindings (all addresses).
+        litellm_workers: worker processes of LiteLLM; None leaves the release's number.
+        litellm_config_sha256: hash of the mounted configuration.
+        extra: the operator's own additions (`scutum_compose_override`), merged over ours.
+    """
+    services: dict[str, dict[str, Any]] = {}
+    for name, service in sorted(release.get("services", {}).items()):
+        ours: dict[str, Any] = {}
+        if image_registry and service.get("image"):
+            ours["image"] = mirrored(str(service["image"]), image_registry)
+        if bind_address is not None and service.get("ports"):
+            ours["ports"] = Replaced([_on_address(port, bind_address) for port in service["ports"]])
+        if ours:
+            services[name] = ours
+    litellm = services.setdefault("litellm", {})
+    litellm["environment"] = {
+        # LiteLLM migrates the database that it shares with admin-api: a normal start must change no schema.
+        "DISABLE_SCHEMA_UPDATE": "true",
+        "LITELLM_SALT_KEY": "${LITELLM_SALT_KEY:?is missing in config/.env}",
+        "PROMETHEUS_MULTIPROC_DIR": PROMETHEUS_DIRECTORY,
+    }
+    litellm["volumes"] = [f"./{LITELLM_CONFIG}:{LITELLM_CONFIG_IN_IMAGE}:ro"]
+    litellm["tmpfs"] = [PROMETHEUS_DIRECTORY + ":mode=1777,size=64m"]
+    litellm["labels"] = {LABEL_CONFIG: litellm_config_sha256}
+    if litellm_workers is not None:
+        litellm["command"] = Replaced(_with_workers(release, litellm_workers))
+    return HEAD + render(merge({"services": services}, extra or {}))
+
+
+def _with_workers(release: dict[str, Any], workers: int) -> list[str]:
+    command = list(release.get("services", {}).get("litellm", {}).get("command") or [])
+    if "--num_workers" not in command:
+        raise ScutumError(
+            "scutum_litellm_workers: the release's command for litellm has no --num_workers to change",
+            left="nothing was changed",
+            next_step="unset scutum_litellm_workers, or set the whole command in scutum_compose_override",
+        )
+    command[command.index("--num_workers") + 1] = str(workers)
+    return command
+
+
+def _on_address(port: Any, address: str) -> str:
+    """A published port in short syntax on another address; the number stays the variable that the vendor wrote."""
+    host = f"[{address}]" if ":" in address else address
+    if isinstance(port, dict):
+        return f"{host}:{port['published']}:{port['target']}"
+    # The host's part may hold colons inside ${NAME:-default}; an address before it is the vendor's, and goes.
+    parts = re.findall(r"(?:\$\{[^}]*\}|[^:])+", str(port))
+    return ":".join([host, *parts[-2:]])
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Mappings merged recursively; anything else in `over` wins."""
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged

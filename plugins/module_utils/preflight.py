@@ -1,0 +1,213 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Preflight: what is on a host, and everything that would make an install fail, found before anything changes."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import re
+import socket
+from typing import Any
+
+from . import litellm_config as litellm_config_module
+from . import release
+from .compose import LABEL_DIRECTORY
+from .engine import MINIMUM_COMPOSE, MINIMUM_ENGINE, version_tuple
+from .env_file import OWNED, EnvFile, problem_with
+from .errors import ScutumError
+from .installation import Installation
+
+# Port on the host by variable: the defaults of the release's Compose file.
+PUBLISHED = {"LITELLM_PORT": 4000, "ADMIN_API_PORT": 8086, "ADMIN_UI_PORT": 5173, "DOCS_SITE_PORT": 8089}
+
+
+def examine(
+    installation: Installation,
+    version: str,
+    *,
+    engine_source: str = "auto",
+    bind_address: str = "",
+    wanted: dict[str, str] | None = None,
+    minimum_free_mb: int = 0,
+    image_registry: str = "",
+    image_digests: dict[str, str] | None = None,
+    release_sha256: dict[str, str] | None = None,
+    release_base_url: str = "",
+    litellm_workers: int | None = None,
+    litellm_config: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Look at a host and refuse what cannot work, with every problem in one message.
+
+    Args:
+        version: the release that is to be installed.
+        engine_source: `none` means that a missing engine is the operator's to install.
+        bind_address: where ports will be published.
+        wanted: `scutum_env`.
+        minimum_free_mb: MiB that have to be free for images while the installation is not there yet.
+        image_registry, image_digests, release_sha256, release_base_url, litellm_workers, litellm_config: the variables
+            of the role with these names, checked for what their types cannot say.
+
+    Returns:
+        `engine` (versions, `present`), `installation` (`absent`, `vendor` or `managed`), `installed_version`.
+    """
+    release.check_version(version)
+    problems: list[str] = []
+    env = installation.env()
+    state = installation.state()
+    kind = "managed" if installation.managed() else "vendor" if installation.exists() else "absent"
+    # An upgrade by the vendor's CLI is not in our record: what config/.env says counts as well.
+    installed = str(state.get("version") or (env.get("SCUTUM_VERSION") if kind == "vendor" else ""))
+    engine = installation.engine.versions()
+    engine["present"] = bool(engine["server"])
+    problems += _engine_problems(engine, installation.engine.installed(), engine_source)
+    if installed and version_tuple(version) < version_tuple(installed):
+        problems.append(
+            f"scutum_version is {version}, but {installed} is installed: an older release does not start on a newer "
+            "database; going back is done by restoring the backup taken before the upgrade"
+        )
+    if kind == "vendor" and installed and installed != version:
+        problems.append(
+            f"{installation.directory} holds the vendor's installation of {installed}: adopt it at that version first "
+            f"(scutum_version: {installed}), then change the version"
+        )
+    problems += _value_problems(
+        bind_address, image_registry, image_digests or {}, release_sha256 or {}, release_base_url, litellm_workers
+    )
+    problems += litellm_config_module.literal_secrets(litellm_config or {})
+    for key, value in sorted((wanted or {}).items()):
+        if key in OWNED:
+            problems.append(f"{key} cannot be set through scutum_env: it is decided by {OWNED[key]}")
+        elif why := (problem_with(key, value) if value else None):
+            problems.append(f"scutum_env: {why}")
+    if engine["present"]:
+        problems += _other_installations(installation)
+        problems += _orphaned_data(installation, kind)
+    problems += _busy_ports(installation, env, wanted or {}, bind_address, engine["present"])
+    if kind == "absent" and minimum_free_mb:
+        problems += _disk(engine["root"], minimum_free_mb)
+    if problems:
+        raise ScutumError(
+            "; ".join(problems) if len(problems) == 1 else "\n".join(["", *(f"- {text}" for text in problems)]),
+            left="nothing was changed",
+            next_step="correct this and run the playbook again",
+        )
+    return {"engine": engine, "installation": kind, "installed_version": installed}
+
+
+def _value_problems(
+    bind_address: str,
+    image_registry: str,
+    image_digests: dict[str, str],
+    release_sha256: dict[str, str],
+    release_base_url: str,
+    litellm_workers: int | None,
+) -> list[str]:
+    problems = []
+    if bind_address:
+        try:
+            ipaddress.ip_address(bind_address)
+        except ValueError:
+            problems.append(f"scutum_bind_address: {bind_address} is not an IP address, such as 127.0.0.1 or 0.0.0.0")
+    if "://" in image_registry or image_registry.endswith("/"):
+        problems.append(f"scutum_image_registry: {image_registry} has to be host[:port][/prefix], without https://")
+    for service, digest in sorted(image_digests.items()):
+        if not re.match(r"^sha256:[0-9a-f]{64}$", str(digest)):
+            problems.append(f"scutum_image_digests: {service} needs sha256: and 64 hexadecimal digits")
+    for name, value in sorted(release_sha256.items()):
+        if name not in release.FILES:
+            problems.append(
+                f"scutum_release_sha256: {name} is no file of a bundle ({', '.join(sorted(release.FILES))})"
+            )
+        elif not re.match(r"^[0-9a-fA-F]{64}$", str(value)):
+            problems.append(f"scutum_release_sha256: {name} needs 64 hexadecimal digits")
+    if not re.match(r"^https?://[^/]+", release_base_url or "https://x"):
+        problems.append(f"scutum_release_base_url: {release_base_url} is not an http(s) URL")
+    if litellm_workers is not None and not 1 <= litellm_workers <= 256:
+        problems.append(f"scutum_litellm_workers: {litellm_workers} is not between 1 and 256")
+    return problems
+
+
+def _engine_problems(engine: dict[str, Any], installed: bool, source: str) -> list[str]:
+    if not engine["present"]:
+        if source == "none":
+            why = "its daemon does not answer" if installed else "there is none"
+            return [f"scutum_install_engine is none, so the engine has to be there, but {why}: systemctl status docker"]
+        return []
+    problems = []
+    if version_tuple(engine["server"]) < MINIMUM_ENGINE:
+        problems.append(
+            f"Docker Engine {engine['server']} is too old: {'.'.join(map(str, MINIMUM_ENGINE))} or newer is needed"
+        )
+    if (source == "none" or engine["compose"]) and version_tuple(engine["compose"] or "0") < MINIMUM_COMPOSE:
+        have = f"Docker Compose {engine['compose']} is too old" if engine["compose"] else "Docker Compose is missing"
+        problems.append(
+            f"{have}: {'.'.join(map(str, MINIMUM_COMPOSE))} or newer is needed (!override and !reset); "
+            "upgrade the package docker-compose or docker-compose-plugin"
+        )
+    return problems
+
+
+def _other_installations(installation: Installation) -> list[str]:
+    for item in installation.engine.inspect("container", ["scutum-proxy"]):
+        where = (item["Config"].get("Labels") or {}).get(LABEL_DIRECTORY, "")
+        if where and os.path.realpath(where) != os.path.realpath(installation.directory):
+            text = f"Scutum already runs on this host from {where}: set scutum_dir: {where} to adopt it"
+            return [f"{text} (scutum_dir is {installation.directory})"]
+    return []
+
+
+def _orphaned_data(installation: Installation, kind: str) -> list[str]:
+    volume = f"{installation.project}_postgres-data"
+    if kind == "absent" and installation.engine.inspect("volume", [volume]):
+        text = (
+            f"the volume {volume} holds a database, but {installation.directory}/config/.env with its password is gone"
+        )
+        return [f"{text}: put config/.env back, or move the volume away if its data is not wanted"]
+    return []
+
+
+def _busy_ports(
+    installation: Installation, env: EnvFile, wanted: dict[str, str], address: str, engine_present: bool
+) -> list[str]:
+    ours = set()
+    if engine_present:
+        for item in installation.engine.containers(f"{LABEL_DIRECTORY}={installation.directory}"):
+            for bindings in (item.get("NetworkSettings", {}).get("Ports") or {}).values():
+                ours |= {int(binding["HostPort"]) for binding in bindings or []}
+    problems = []
+    for key, default in PUBLISHED.items():
+        text = wanted.get(key) or env.get(key) or str(default)
+        if not text.isdigit() or not 0 < int(text) < 65536:
+            problems.append(f"{key} is not a port number")
+        elif int(text) not in ours and _is_taken(address or "0.0.0.0", int(text)):
+            problems.append(
+                f"port {text} ({key}) is already taken on this host: free it (ss -ltnp 'sport = :{text}'), "
+                f"or set another {key} in scutum_env"
+            )
+    return problems
+
+
+def _is_taken(address: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
+
+
+def _disk(root: str, minimum_mb: int) -> list[str]:
+    path = root or "/var/lib/docker"
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    status = os.statvfs(path)
+    free = status.f_bavail * status.f_frsize // 2**20
+    if free < minimum_mb:
+        text = f"{path} has {free} MiB free, and the images need {minimum_mb} MiB (scutum_install_min_free_mb)"
+        return [f"{text}: free space, for instance with docker image prune, or move data-root to a larger disk"]
+    return []

@@ -1,0 +1,220 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Compose project on disk: from a release bundle and the operator's settings to the files that are in force."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import compose as compose_module
+from . import images, litellm_config, override, release, stack
+from .compose import Compose
+from .env_file import EnvFile
+from .errors import ScutumError
+from .files import ensure_directory, read_text, sha256_bytes, write_file
+from .installation import Installation
+
+# From the bundle to its place in the directory, as the vendor's installer puts them, with the mode.
+PLACES = {
+    "license-public.pem": ("config/license-public.pem", 0o644),
+    ".env.example": ("config/.env.example", 0o644),
+    "scutum": ("scutum", 0o755),
+    "docker-compose.yaml": (compose_module.VENDOR_FILE, 0o644),
+}
+
+
+@dataclass
+class Settings:
+    """What an operator decides about a project: the variables of the role, without their prefix."""
+
+    version: str
+    image_registry: str = ""
+    bind_address: str = ""
+    litellm_workers: int | None = None
+    litellm_config: dict[str, Any] = field(default_factory=dict)
+    profiles: list[str] = field(default_factory=list)
+    compose_override: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Change:
+    """What a convergence changes: names of files, texts of those that hold no secrets, and what Compose will do."""
+
+    files: list[str] = field(default_factory=list)
+    before: str = ""
+    after: str = ""
+    actions: dict[str, str] = field(default_factory=dict)
+
+
+class Project:
+    """A release put together with settings.
+
+    Args:
+        installation: where it goes.
+        settings: what the operator decides.
+        bundle: the directory with the release's files; by default its place in the installation.
+        env_file: the environment file to interpolate with; by default the installation's config/.env.
+    """
+
+    def __init__(
+        self, installation: Installation, settings: Settings, bundle: str = "", env_file: str = compose_module.ENV_FILE
+    ) -> None:
+        self.installation = installation
+        self.settings = settings
+        self.bundle = bundle or release.directory(installation.directory, settings.version)
+        self.env_file = env_file
+        self._release: dict[str, Any] | None = None
+        # In force before config/.env says so: the version and the profiles that are being switched to.
+        self._ahead = {"SCUTUM_VERSION": settings.version, "COMPOSE_PROFILES": ",".join(settings.profiles)}
+
+    def _compose(self, *more: str) -> Compose:
+        vendor = os.path.join(self.bundle, compose_module.VENDOR_FILE)
+        return Compose(
+            self.installation.directory,
+            [vendor, *more],
+            self._ahead,
+            self.installation.engine,
+            elsewhere=True,
+            env_file=self.env_file,
+        )
+
+    def bind_address(self) -> str | None:
+        """Where ports are published: what was set, else loopback; an adopted host keeps the vendor's bindings."""
+        return self.settings.bind_address or (None if self.installation.adopted() else "127.0.0.1")
+
+    def override_text(self, config_sha256: str = "") -> str:
+        """Our override for this release and these settings."""
+        if self._release is None:
+            self._release = self._compose().raw_model()
+        return override.build(
+            self._release,
+            image_registry=self.settings.image_registry,
+            bind_address=self.bind_address(),
+            litellm_workers=self.settings.litellm_workers,
+            litellm_config_sha256=config_sha256,
+            extra=self.settings.compose_override,
+        )
+
+    @contextlib.contextmanager
+    def _together(self, text: str) -> Iterator[Compose]:
+        """Compose over the bundle's file and an override that is not in force yet."""
+        with tempfile.TemporaryDirectory(prefix="scutum-ops-") as directory:
+            path = os.path.join(directory, compose_module.OVERRIDE_FILE)
+            write_file(path, text, 0o600)
+            yield self._compose(path)
+
+    def images(self) -> dict[str, str]:
+        """Image by service, for the services that the profiles switch on."""
+        with self._together(self.override_text()) as together:
+            return images.references(together.model())
+
+    def converge(self, replace_compose: bool = False, check: bool = False) -> Change:
+        """Put the files of this release and these settings in force; config/.env, which names them, comes last.
+
+        Args:
+            replace_compose: give up edits that somebody made in the vendor's Compose file (a copy is kept).
+            check: find out what would change, write nothing.
+        """
+        installation = self.installation
+        self._refuse_lost_edits(replace_compose, check)
+        image = self.images()["litellm"]
+        config = litellm_config.build(self._baked(image, check), self.settings.litellm_config)
+        override_text = self.override_text(sha256_bytes(config.encode()))
+        with self._together(override_text) as together:
+            # Compose has read all of it by now: what it refuses never replaces what works.
+            merged = together.merged()
+            actions = stack.plan(together, together.model())
+        wanted: dict[str, tuple[str, int]] = {
+            # Its directory is closed to others: the file may hold provider keys, and any user of the image reads it.
+            override.LITELLM_CONFIG: (config, 0o644),
+            compose_module.OVERRIDE_FILE: (override_text, 0o600),
+            compose_module.MERGED_FILE: (merged, 0o600),
+        }
+        for name, (place, mode) in PLACES.items():
+            wanted[place] = (read_text(os.path.join(self.bundle, name)) or "", mode)
+        change = Change(actions=actions)
+        old_override = read_text(installation.path(compose_module.OVERRIDE_FILE)) or ""
+        if not check:
+            ensure_directory(installation.path("config"), 0o755)
+            ensure_directory(os.path.dirname(installation.path(override.LITELLM_CONFIG)), 0o700)
+        for place, (text, mode) in wanted.items():
+            if write_file(installation.path(place), text, mode, check):
+                change.files.append(place)
+        env = installation.env()
+        keys = self._switch(env)
+        if keys:
+            change.files.append(f"{compose_module.ENV_FILE} ({', '.join(keys)})")
+            if not check:
+                write_file(installation.path(compose_module.ENV_FILE), env.render(), 0o600)
+        if old_override != override_text:
+            change.before, change.after = old_override, override_text
+        return change
+
+    def _switch(self, env: EnvFile) -> list[str]:
+        values = {"SCUTUM_VERSION": self.settings.version, "COMPOSE_FILE": compose_module.MERGED_FILE}
+        if self.settings.profiles or env.get("COMPOSE_PROFILES"):
+            values["COMPOSE_PROFILES"] = ",".join(self.settings.profiles)
+        return [key for key, value in values.items() if env.set(key, value)]
+
+    def _baked(self, image: str, check: bool) -> dict[str, Any]:
+        """The image's own LiteLLM configuration; in check mode, before the image is there, nothing."""
+        engine = self.installation.engine
+        found = engine.images([image])
+        if not found and check:
+            return {}
+        # An image never changes: asked once, since it takes a container to ask.
+        kept = os.path.join(
+            self.installation.private, f"litellm-config-{found[image]['Id'][-16:]}.json" if found else ""
+        )
+        text = read_text(kept) if found else None
+        if text is not None:
+            return dict(json.loads(text))
+        baked = litellm_config.from_image(engine, image)
+        if found and not check:
+            write_file(kept, json.dumps(baked, indent=1), 0o600)
+        return baked
+
+    def _refuse_lost_edits(self, replace: bool, check: bool) -> None:
+        """Refuse to take away what somebody changed in the vendor's Compose file, a volume's place for instance."""
+        installation = self.installation
+        path = installation.path(compose_module.VENDOR_FILE)
+        current = read_text(path)
+        kept = os.path.dirname(release.directory(installation.directory, self.settings.version))
+        bundles = [
+            self.bundle,
+            *(os.path.join(kept, name) for name in (os.listdir(kept) if os.path.isdir(kept) else [])),
+        ]
+        known = [read_text(os.path.join(bundle, compose_module.VENDOR_FILE)) for bundle in bundles]
+        if current is None or current in known:
+            return
+        if replace:
+            if not check:
+                kept = os.path.join(installation.private, "replaced")
+                ensure_directory(kept, 0o700)
+                shutil.copy2(
+                    path, os.path.join(kept, time.strftime("%Y%m%dT%H%M%SZ-docker-compose.yaml", time.gmtime()))
+                )
+            return
+        expected = read_text(os.path.join(self.bundle, compose_module.VENDOR_FILE)) or ""
+        difference = "".join(
+            difflib.unified_diff(
+                expected.splitlines(True), current.splitlines(True), f"release {self.settings.version}", path, n=0
+            )
+        )
+        raise ScutumError(
+            f"{path} is not the file of release {self.settings.version}: it was edited, or it is an older release's, "
+            f"which the vendor's upgrade keeps:\n{difference[:1500]}",
+            left="nothing was changed",
+            next_step="carry what you need into scutum_compose_override, then set scutum_install_replace_compose: true "
+            "(a copy is kept in .scutum-ops/replaced)",
+        )

@@ -1,0 +1,131 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The schema guard: LiteLLM may change the database only in a watched window.
+
+LiteLLM and admin-api share one database, and the release starts LiteLLM with a schema push that accepts data loss. So a
+normal start has DISABLE_SCHEMA_UPDATE set (see override.py), and the first start of each LiteLLM image happens here:
+writers stopped, a dump when there is data, the push in a container of its own, then the list of tables and their counts
+compared. The pattern is LiteLLM's own advice for serving instances (docs: "Database Migrations"); the comparison is ours.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from . import http
+from .compose import Compose
+from .database import Database
+from .errors import ScutumError
+from .files import ensure_directory
+from .installation import Installation
+
+WINDOW = "scutum-ops-schema-window"
+# Tables that LiteLLM creates and may change.
+_OWN = ("public.LiteLLM_", "public._prisma_migrations")
+
+
+def needed(installation: Installation, image_id: str) -> bool:
+    """Whether this LiteLLM image has not been through a window yet, or one was left open."""
+    state = installation.state()
+    return bool(state.get("schema_window")) or state.get("litellm_schema", {}).get("image_id") != image_id
+
+
+def losses(before: dict[str, int], after: dict[str, int]) -> list[str]:
+    """What is gone from tables and views that are not LiteLLM's. Nobody else wrote, so any difference is a loss."""
+    found = []
+    for name, rows in sorted(before.items()):
+        if name.startswith(_OWN):
+            continue
+        if name not in after:
+            found.append(f"{name} is gone" + (f" (it had {rows} rows)" if rows >= 0 else " (a view)"))
+        elif after[name] != rows:
+            found.append(f"{name} has {after[name]} rows (it had {rows})")
+    return found
+
+
+def run(installation: Installation, image_id: str, image: str, timeout: float = 300) -> dict[str, Any]:
+    """Let LiteLLM bring the schema to its version, and prove that nothing else was lost.
+
+    Postgres has to run. LiteLLM and admin-api are stopped and stay so: the caller starts them afterwards.
+
+    Returns:
+        `dump` (path, empty when the database was), `tables` (number watched), `seconds`.
+
+    Raises:
+        ScutumError: something was lost; the message names it, and says how to get it back.
+    """
+    start = time.monotonic()
+    compose = installation.compose()
+    database = Database(installation)
+    compose.must("stop", "litellm", "admin-api", timeout=120)
+    compose.engine.run("rm", "-f", WINDOW, timeout=60)
+    _settle_open_window(installation, database)
+    before = database.relations()
+    dump = ""
+    if before:
+        directory = os.path.join(installation.private, "guard")
+        ensure_directory(directory, 0o700)
+        dump = os.path.join(directory, time.strftime("before-schema-change-%Y%m%dT%H%M%SZ.dump", time.gmtime()))
+        database.dump(dump)
+    # From here to the comparison a kill leaves the record, so that the next run compares before it does anything else.
+    installation.save_state(schema_window={"image": image, "image_id": image_id, "dump": dump, "before": before})
+    _push(installation, compose, timeout)
+    _compare(installation, database, before, dump, image)
+    installation.save_state(schema_window=None, litellm_schema={"image_id": image_id, "image": image})
+    return {"dump": dump, "tables": len(before), "seconds": round(time.monotonic() - start, 1)}
+
+
+def _settle_open_window(installation: Installation, database: Database) -> None:
+    window = installation.state().get("schema_window")
+    if window:
+        _compare(installation, database, dict(window["before"]), str(window["dump"]), str(window["image"]))
+        installation.save_state(schema_window=None)
+
+
+def _push(installation: Installation, compose: Compose, timeout: float) -> None:
+    """Start LiteLLM once with schema updates on, wait until it serves (the push comes before that), remove it."""
+    compose.must(
+        *("run", "-d", "--no-deps", "--name", WINDOW, "-e", "DISABLE_SCHEMA_UPDATE=false", "litellm"), timeout=120
+    )
+    try:
+        end = time.monotonic() + timeout
+        while True:
+            found = compose.engine.inspect("container", [WINDOW])
+            state = found[0]["State"] if found else {}
+            networks = found[0]["NetworkSettings"]["Networks"].values() if found else []
+            addresses = [network["IPAddress"] for network in networks if network.get("IPAddress")]
+            if state.get("Status") == "exited" or time.monotonic() > end:
+                log = compose.engine.run("logs", "--tail", "20", WINDOW, timeout=30)
+                why = "it stopped" if state.get("Status") == "exited" else f"it does not serve after {timeout:.0f} s"
+                raise ScutumError(
+                    f"LiteLLM could not prepare the database: {why}. Its last lines:\n"
+                    + installation.redact((log.out + log.err).strip()),
+                    left="litellm and admin-api are stopped, Postgres runs, the next run compares the tables first",
+                    next_step="correct the cause and run the playbook again",
+                )
+            if addresses and _serves(addresses[0]):
+                return
+            time.sleep(0.5)
+    finally:
+        compose.engine.run("rm", "-f", WINDOW, timeout=60)
+
+
+def _serves(address: str) -> bool:
+    try:
+        return http.request("GET", f"http://{address}:4000/health/liveliness", timeout=3).status == 200
+    except http.NoAnswer:
+        return False
+
+
+def _compare(installation: Installation, database: Database, before: dict[str, int], dump: str, image: str) -> None:
+    lost = losses(before, database.relations())
+    if lost:
+        raise ScutumError(
+            f"schema guard: {image} destroyed data that is not LiteLLM's: {'; '.join(lost)}",
+            left=f"litellm and admin-api are stopped, Postgres runs, everything as it was before is in {dump}",
+            next_step=f"get it back with: {database.restore_command(dump)}\nthen set scutum_version back to "
+            f"{installation.state().get('version') or 'the version that ran before'} and run the playbook again",
+        )

@@ -1,0 +1,122 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The stack: what would have to be created, recreated or started, doing it, and waiting until it is healthy."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from . import schema_guard
+from .compose import LABEL_HASH, Compose
+from .errors import ScutumError
+from .images import references
+from .installation import Installation
+
+
+def plan(compose: Compose, model: dict[str, Any]) -> dict[str, str]:
+    """What an `up` would do, by service: create, recreate or start; services that stay as they are left out."""
+    containers = compose.containers(str(model["name"]))
+    wanted = references(model)
+    images = compose.engine.images(list(wanted.values()))
+    actions = {}
+    for service, digest in compose.hashes().items():
+        container = containers.get(service)
+        if container is None:
+            actions[service] = "create"
+        elif (
+            (container["Config"].get("Labels") or {}).get(LABEL_HASH) != digest
+            or wanted.get(service) in images
+            and images[wanted[service]]["Id"] != container["Image"]
+        ):
+            actions[service] = "recreate"
+        elif container["State"]["Status"] != "running":
+            actions[service] = "start"
+    return actions
+
+
+def apply(installation: Installation, timeout: float, report: Any = None) -> dict[str, Any]:
+    """Bring the stack to what its Compose file says, through the schema guard, and wait until it is healthy.
+
+    Args:
+        timeout: seconds until every service has to be healthy.
+        report: called with a line of progress.
+
+    Returns:
+        `actions` by service, `guard` when a schema window was run, `seconds`.
+    """
+    start = time.monotonic()
+    say = report or (lambda line: None)
+    compose = installation.compose()
+    model = compose.model()
+    actions = plan(compose, model)
+    image = references(model)["litellm"]
+    image_id = str(compose.engine.images([image]).get(image, {}).get("Id", ""))
+    guard: dict[str, Any] = {}
+    if schema_guard.needed(installation, image_id):
+        say("schema guard: starting Postgres and Redis")
+        compose.must("up", "-d", "--no-deps", "postgres", "redis", timeout=timeout)
+        wait(installation, compose, model, ["postgres"], timeout)
+        say("schema guard: LiteLLM prepares its tables, writers stopped")
+        guard = schema_guard.run(installation, image_id, image, timeout)
+        actions = plan(compose, model)
+    if actions:
+        say("starting: " + ", ".join(f"{name} ({action})" for name, action in sorted(actions.items())))
+        result = compose.run("up", "-d", timeout=timeout)
+        if result.rc != 0:
+            raise ScutumError(
+                "docker compose up failed: " + installation.redact(result.err.strip()[-800:]),
+                left="services may be partly started; data is untouched",
+                next_step=_advice(installation, result.err),
+            )
+    wait(installation, compose, model, sorted(model["services"]), timeout)
+    return {"actions": actions, "guard": guard, "seconds": round(time.monotonic() - start, 1)}
+
+
+def _advice(installation: Installation, text: str) -> str:
+    if "address already in use" in text or "port is already allocated" in text:
+        return "free the port (ss -ltnp), or set another one in scutum_env (LITELLM_PORT, ADMIN_API_PORT, …)"
+    return f"cd {installation.directory} && {installation.compose().command('ps', '-a')}"
+
+
+def unhealthy(container: dict[str, Any] | None) -> str:
+    """Why a container does not count as healthy; empty when it does."""
+    if container is None:
+        return "has no container"
+    state = container["State"]
+    health = (state.get("Health") or {}).get("Status", "none")
+    if state["Status"] == "running" and health in ("healthy", "none"):
+        return ""
+    if state["Status"] == "restarting" or container.get("RestartCount", 0) > 0 and state["Status"] != "running":
+        return f"restarts again and again (last exit code {state.get('ExitCode')})"
+    return f"is {state['Status']}" + (f", health {health}" if health != "none" else "")
+
+
+def wait(
+    installation: Installation, compose: Compose, model: dict[str, Any], services: list[str], timeout: float
+) -> None:
+    """Wait until services are healthy; give up early on one that restarts again and again."""
+    end = time.monotonic() + timeout
+    while True:
+        containers = compose.containers(str(model["name"]))
+        waiting = {name: why for name in services if (why := unhealthy(containers.get(name)))}
+        if not waiting:
+            return
+        looping = [name for name in waiting if (containers.get(name) or {}).get("RestartCount", 0) >= 3]
+        if looping or time.monotonic() > end:
+            name = looping[0] if looping else min(waiting, key=_upstream_first)
+            others = sorted(set(waiting) - {name})
+            raise ScutumError(
+                f"{name} {waiting[name]}"
+                + (f" (not healthy either: {', '.join(others)})" if others else "")
+                + f". Its last lines:\n{installation.redact(compose.logs(name))}",
+                left="the other services run as they did; data is untouched",
+                next_step=f"cd {installation.directory} && {compose.command('logs', '--tail', '200', name)}",
+            )
+        time.sleep(1)
+
+
+def _upstream_first(name: str) -> int:
+    order = ["postgres", "redis", "litellm", "admin-api"]
+    return order.index(name) if name in order else len(order)

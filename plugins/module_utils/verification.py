@@ -1,0 +1,181 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Verification: what has to be true of a running installation, asked of the installation itself."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .compose import Compose
+from .database import Database
+from .engine import image_digest
+from .errors import ScutumError
+from .images import references
+from .installation import PORTS, Installation
+from .stack import unhealthy
+
+LABEL_VERSION = "org.opencontainers.image.version"
+
+
+def verify(
+    installation: Installation,
+    version: str,
+    smoke_models: list[str],
+    pinned: dict[str, str] | None = None,
+    deadline: float = 60,
+) -> dict[str, Any]:
+    """Run every check and report all of them, also after one has failed.
+
+    Args:
+        version: the release that every Scutum image has to be labelled with.
+        smoke_models: models that have to answer a completion by themselves, without fallback or cache.
+        pinned: digest by service (`scutum_image_digests`); services not named are compared with the record.
+        deadline: seconds for which a service that has just started may refuse connections.
+
+    Returns:
+        `ok`, `checks` (name, ok, detail, seconds), `licence`, `urls`, `services` (names of those at fault).
+    """
+    compose = installation.compose()
+    model = compose.model()
+    containers = compose.containers(str(model["name"]))
+    checks: list[dict[str, Any]] = []
+    faulty: list[str] = []
+
+    def check(name: str, service: str, function: Callable[[], str]) -> None:
+        start = time.monotonic()
+        try:
+            detail, passed = function(), True
+        except ScutumError as error:
+            detail, passed = installation.redact(error.what), False
+            if service and service not in faulty:
+                faulty.append(service)
+        checks.append({"name": name, "ok": passed, "detail": detail, "seconds": round(time.monotonic() - start, 2)})
+
+    for service in sorted(model["services"]):
+        check(f"container {service}", service, lambda service=service: _container(containers.get(service)))
+    check("release", "", lambda: _versions(model, containers, version))
+    check("image digests", "", lambda: _digests(installation, containers, version, pinned or {}))
+    check("migrations", "admin-api", lambda: _migrations(installation, compose, containers))
+    check("LiteLLM's tables", "litellm", lambda: _litellm_tables(installation))
+    licence: dict[str, Any] = {}
+
+    def database_through_api() -> str:
+        installation.admin_api(deadline).audit_logs(limit=1)
+        return "login and a query of audit_logs answered"
+
+    def licence_state() -> str:
+        licence.update(installation.admin_api(deadline).licence())
+        return describe_licence(licence)
+
+    check("admin-api with database", "admin-api", database_through_api)
+    check("licence is readable", "admin-api", licence_state)
+    for name in smoke_models:
+        check(f"completion {name}", "litellm", lambda name=name: _completion(installation.litellm(deadline), name))
+    urls = {}
+    for service in sorted(set(PORTS) & set(model["services"])):
+        with contextlib.suppress(ScutumError):
+            urls[service] = installation.url(service)
+    return {
+        "ok": all(item["ok"] for item in checks),
+        "checks": checks,
+        "licence": licence,
+        "urls": urls,
+        "services": faulty,
+    }
+
+
+def report(installation: Installation, result: dict[str, Any], lines: int = 15) -> str:
+    """What failed, with the last lines of the log of the services at fault. Holds no secret."""
+    failed = [f"{item['name']}: {item['detail']}" for item in result["checks"] if not item["ok"]]
+    text = f"{len(failed)} of {len(result['checks'])} checks failed:\n- " + "\n- ".join(failed)
+    for service in result["services"]:
+        text += f"\nLast lines of {service}:\n" + installation.redact(installation.compose().logs(service, lines))
+    return text
+
+
+def describe_licence(licence: dict[str, Any]) -> str:
+    """The licence in a few words."""
+    if not licence.get("present"):
+        return "no licence (traffic is served all the same)"
+    if licence.get("expired"):
+        return f"{licence.get('tier')}, EXPIRED at {licence.get('expires_at')} (traffic is served all the same)"
+    if not licence.get("valid"):
+        return f"not valid: {licence.get('error')}"
+    return f"{licence.get('tier')}, {licence.get('days_remaining')} days left (until {licence.get('expires_at')})"
+
+
+def _container(container: dict[str, Any] | None) -> str:
+    why = unhealthy(container)
+    if why:
+        raise ScutumError(why)
+    return "healthy"
+
+
+def _versions(model: dict[str, Any], containers: dict[str, dict[str, Any]], version: str) -> str:
+    wrong = []
+    count = 0
+    for service, reference in sorted(references(model).items()):
+        if "/scutum-" not in reference or service not in containers:
+            continue
+        count += 1
+        label = (containers[service]["Config"].get("Labels") or {}).get(LABEL_VERSION, "(no label)")
+        if label != version:
+            wrong.append(f"{service} is {label}")
+    if wrong:
+        raise ScutumError(f"pinned is {version}, but {', '.join(wrong)}")
+    return f"{count} Scutum containers are labelled {version}"
+
+
+def _digests(
+    installation: Installation, containers: dict[str, dict[str, Any]], version: str, pinned: dict[str, str]
+) -> str:
+    recorded = installation.state().get("images", {}).get(version, {})
+    images = {
+        item["Id"]: item for item in installation.engine.inspect("image", [c["Image"] for c in containers.values()])
+    }
+    wrong = []
+    for service, container in sorted(containers.items()):
+        expected = pinned.get(service) or recorded.get(service)
+        actual = image_digest(images.get(container["Image"], {"Id": container["Image"]}))
+        if expected and actual != expected and container["Image"] != expected:
+            source = "scutum_image_digests" if service in pinned else "the first pull"
+            wrong.append(f"{service} runs {actual}, {source} says {expected}")
+    if wrong:
+        raise ScutumError("; ".join(wrong))
+    return f"{len(containers)} containers run the recorded images"
+
+
+def _migrations(installation: Installation, compose: Compose, containers: dict[str, dict[str, Any]]) -> str:
+    current = Database(installation).alembic_version()
+    if not current:
+        raise ScutumError("admin-api has migrated nothing: the table alembic_version is not there")
+    image = str((containers.get("admin-api") or {}).get("Image", ""))
+    heads = installation.state().get("alembic_heads", {})
+    head = heads.get(image)
+    if not head:
+        # Asked of the image once: it costs a second, and an image's head never changes.
+        out = compose.run("exec", "-T", "admin-api", "alembic", "heads", timeout=60).out.split()
+        head = out[0] if out else ""
+        if head:
+            installation.save_state(alembic_heads={image: head})
+    if head and head != current:
+        raise ScutumError(f"the database is at revision {current}, the image's head is {head}")
+    return f"at head {current}" if head else f"at {current} (the image does not tell its head)"
+
+
+def _litellm_tables(installation: Installation) -> str:
+    tables = Database(installation).litellm_tables()
+    if not tables:
+        raise ScutumError("LiteLLM's tables are not in the database: spend is not recorded")
+    return f"{len(tables)} tables"
+
+
+def _completion(proxy: Any, name: str) -> str:
+    probe = proxy.probe(name)
+    if not probe.ok:
+        raise ScutumError(probe.error)
+    return f"answered in {probe.seconds:.2f} s"
