@@ -7,12 +7,14 @@ docs/testbed.md explains it. Messages go to standard error, answers (a tag, an a
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-from hosts import engine, golden, host, images, network, services, storage
+from hosts import engine, golden, host, images, network, platforms, services, storage
 from hosts.common import CLI, SETTINGS, TestbedError, docker, lock, log, step
 
 
@@ -116,6 +118,9 @@ def parser() -> argparse.ArgumentParser:
     gold = verbs.add_parser("golden", help="print the tag of a snapshot with Scutum installed; make it when missing")
     gold.add_argument("--playbook", default="playbooks/day_one.yml")
     gold.add_argument("--tag-only", action="store_true", help="print the tag, make nothing")
+    many = verbs.add_parser("platforms", help="create or destroy Molecule's platforms (JSON on standard input)")
+    many.add_argument("action", choices=("create", "destroy"))
+    many.add_argument("--instance-config", required=True, help="the file that tells Molecule how to connect")
     service = verbs.add_parser("service", help="stop or start the registry or the release server (a fault)")
     service.add_argument("action", choices=("stop", "start"))
     service.add_argument("service", choices=("registry", "releases"))
@@ -168,8 +173,11 @@ def dispatch(args: argparse.Namespace) -> int:
             print(golden.tag())
         case "golden":
             _base()
-            with lock("golden.lock"):
-                print(golden.ensure(args.playbook))
+            print(golden.ensure(args.playbook))
+        case "platforms":
+            if args.action == "create":
+                _base()
+            platforms.apply(args.action, json.load(sys.stdin), Path(args.instance_config))
         case "service":
             services.set_running(args.service, args.action == "start")
         case "exec":

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from . import host, images
-from .common import CLI, REPO, SETTINGS, TestbedError, digest, log, step
+from .common import CLI, REPO, SETTINGS, TestbedError, digest, lock, log, step
 
 INPUTS = ("roles", "plugins", "playbooks", "testbed", "inventories/demo", "galaxy.yml")
 INVENTORY = """\
@@ -38,6 +38,11 @@ def collections_path() -> Path:
 
 def ensure(playbook: str = "playbooks/day_one.yml") -> str:
     """Return the tag of the golden snapshot; make it when it is missing."""
+    with lock("golden.lock"):
+        return _ensure(playbook)
+
+
+def _ensure(playbook: str) -> str:
     wanted = tag()
     if host.snapshot_exists(wanted):
         log(f"  ✓ golden snapshot {wanted} is there")
