@@ -10,7 +10,7 @@ link=.cache/collections/ansible_collections/scutum/ops
 log=build/logs/venv.log
 start=$SECONDS
 
-if [ "$(readlink "$link" 2>/dev/null || true)" != ../../../.. ]; then
+if ! [ "$link" -ef . ]; then
   mkdir -p "$(dirname "$link")"
   ln -sfn ../../../.. "$link"
 fi

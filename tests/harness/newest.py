@@ -99,9 +99,9 @@ def main() -> int:
         return 1
     import ansible_collections  # type: ignore[import-untyped]
 
-    script = ["python3 --version", "python3 -m ansible --version | head -n 1", "cd /src", "failed=0"]
+    script = ["python3 --version", "python3 -m ansible adhoc --version | head -n 1", f"cd '{ROOT}'", "failed=0"]
     if any((ROOT / "tests" / "unit").rglob("test_*.py")):
-        script.append("python3 -m pytest -q -p no:cacheprovider tests/unit || failed=1")
+        script.append("python3 -m pytest -q -o cache_dir=/tmp/pytest tests/unit || failed=1")
     else:
         print("newest: tests/unit has no test", flush=True)
     for playbook in sorted((ROOT / "playbooks").glob("*.yml")):
@@ -109,14 +109,14 @@ def main() -> int:
         script.append(f"python3 -m ansible playbook -i localhost, --syntax-check {name} || failed=1")
     script.append("exit $failed")
     bundled = os.path.dirname(next(iter(ansible_collections.__path__)) + "/")
-    options = ["-v", f"{ROOT}:/src:ro", "-v", f"{site}:/site:ro", "-v", f"{bundled}:/bundled/ansible_collections:ro"]
+    options = ["-v", f"{ROOT}:{ROOT}:ro", "-v", f"{site}:/site:ro", "-v", f"{bundled}:/bundled/ansible_collections:ro"]
     for name, value in {
-        "PYTHONPATH": "/site:/src/.cache/collections",
+        "PYTHONPATH": f"/site:{ROOT}/.cache/collections",
         "PYTHONDONTWRITEBYTECODE": "1",
         "HOME": "/tmp",
         "LC_ALL": "C.UTF-8",
-        "ANSIBLE_CONFIG": "/src/ansible.cfg",
-        "ANSIBLE_COLLECTIONS_PATH": "/src/.cache/collections:/bundled",
+        "ANSIBLE_CONFIG": f"{ROOT}/ansible.cfg",
+        "ANSIBLE_COLLECTIONS_PATH": f"{ROOT}/.cache/collections:/bundled",
         "ANSIBLE_HOME": "/tmp/ansible",
         "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",
     }.items():
