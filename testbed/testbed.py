@@ -106,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("name")
     new.add_argument("--from", dest="source", default="bare", help="bare (default), noengine, golden or a snapshot")
     new.add_argument("--ssh", action="store_true", help="sshd with the testbed's key")
+    new.add_argument("--keep", action="store_true", help="keep a host of that name when it runs")
     new.add_argument("--disk-limit", metavar="SIZE", help="/var/lib/docker on its own small disk, such as 2G")
     for action, text in (("rm", "remove"), ("start", "boot"), ("stop", "shut down")):
         hosts.add_parser(action, help=f"{text} hosts").add_argument("names", nargs="+", metavar="NAME")
@@ -135,6 +136,10 @@ def parser() -> argparse.ArgumentParser:
 def _host(args: argparse.Namespace) -> None:
     if args.action == "create":
         _base()
+        if args.keep and host.running(args.name):
+            log(f"  ✓ host {args.name} is there")
+            print(host.address(args.name))
+            return
         source = golden.ensure() if args.source == "golden" else args.source
         host.create(host.Spec(args.name, source, args.ssh, args.disk_limit))
         print(host.address(args.name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from .common import CLI, SETTINGS, TestbedError, apt_install, docker_ok, log, step, wait_for
+from .common import CLI, SETTINGS, TestbedError, apt_install, docker_ok, log, run, step, wait_for
 
 SOCKET_DEADLINE = 60
 
@@ -23,6 +24,14 @@ def answers() -> bool:
     return bool(shutil.which("docker")) and docker_ok("info")
 
 
+def _storage_driver() -> tuple[str, ...]:
+    """Overlay2, unless the machine's own settings name a driver (dockerd refuses both)."""
+    settings = Path("/etc/docker/daemon.json")
+    if settings.exists() and "storage-driver" in json.loads(settings.read_text()):
+        return ()
+    return ("--storage-driver", "overlay2")
+
+
 def ensure() -> None:
     """Make sure that an engine answers; remember the pid when we had to start it."""
     if answers():
@@ -32,6 +41,14 @@ def ensure() -> None:
         raise TestbedError("DOCKER_HOST is set but that engine does not answer: start it, or unset DOCKER_HOST")
     if not shutil.which("dockerd"):
         apt_install("docker.io", "iptables")
+    if not shutil.which("docker"):
+        apt_install("docker-cli")  # part of docker.io up to Debian 12, its own package since
+    if Path("/run/systemd/system").is_dir():
+        # A machine with a service manager: the package's own unit runs the engine.
+        with step("systemctl start docker"):
+            run("systemctl", "start", "docker")
+            wait_for("the engine (journalctl -u docker)", seconds=SOCKET_DEADLINE, call=answers)
+        return
     SETTINGS.cache.mkdir(parents=True, exist_ok=True)
     logfile = SETTINGS.cache / "dockerd.log"
     with step("start dockerd"):
@@ -40,7 +57,7 @@ def ensure() -> None:
                 stale.unlink()
         with logfile.open("ab") as out:
             process = subprocess.Popen(
-                ["dockerd", "--storage-driver", "overlay2"],
+                ["dockerd", *_storage_driver()],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
         _pid_file().write_text(f"{process.pid}\n")

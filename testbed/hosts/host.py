@@ -169,8 +169,14 @@ def _boot(name: str) -> None:
 def start(name: str) -> None:
     """Boot a stopped host."""
     require(name)
+    storage.ensure()
     with step(f"start {name}"):
         _boot(name)
+
+
+def running(name: str) -> bool:
+    """True when the host exists and runs."""
+    return _is_ours(name) and docker("inspect", "-f", "{{.State.Running}}", name) == "true"
 
 
 def stop(name: str) -> None:
@@ -223,7 +229,7 @@ def snapshot(name: str, tag: str) -> None:
     require(name)
     if tag in VARIANTS:
         raise TestbedError(f"{tag} is the name of a host image, choose another tag")
-    if docker("inspect", "-f", "{{.State.Running}}", name) == "true":
+    if running(name):
         stop(name)
     with step(f"snapshot {name} as {tag}"), lock("disk.lock"):
         storage.save(name, tag)
