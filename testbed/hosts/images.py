@@ -23,7 +23,7 @@ def _base_key() -> str:
 
 def key() -> str:
     """Changes when anything that goes into the host images changes."""
-    return digest(_base_key(), _trust(), HERE / "image")
+    return digest(_base_key(), SETTINGS.registry, _trust(), HERE / "image")
 
 
 def image(variant: str) -> str:
@@ -64,6 +64,8 @@ def ensure() -> None:
     with tempfile.TemporaryDirectory(dir=SETTINGS.cache) as folder:
         context = Path(folder, "context")
         shutil.copytree(HERE / "image", context)
+        settings = context / "files/etc/docker/daemon.json"
+        settings.write_text(settings.read_text().replace("registry.testbed", SETTINGS.registry))
         (context / "files/etc/testbed-ca.crt").write_bytes(_trust())
         for variant in VARIANTS:
             with step(f"host image {variant}"):
