@@ -36,7 +36,8 @@ def present() -> bool:
     return docker_ok("image", "inspect", *(image(v) for v in VARIANTS))
 
 
-def _base() -> str:
+def base() -> str:
+    """The minimal Debian under every image of the testbed; made when it is missing."""
     given = os.environ.get("SCUTUM_TESTBED_BASE_IMAGE")
     if given:
         return given
@@ -46,6 +47,7 @@ def _base() -> str:
     tar = SETTINGS.cache / f"base-{_base_key()}.tar"
     if not tar.exists():
         need("mmdebstrap", "mmdebstrap")
+        SETTINGS.cache.mkdir(parents=True, exist_ok=True)
         with step(f"root file system: minimal {SETTINGS.suite} from {SETTINGS.mirror}"):
             fresh = tar.with_suffix(".new.tar")
             run("mmdebstrap", "--variant=minbase", SETTINGS.suite, fresh, SETTINGS.mirror)
@@ -60,7 +62,7 @@ def ensure() -> None:
     if present():
         return
     SETTINGS.cache.mkdir(parents=True, exist_ok=True)
-    base = _base()
+    base_image = base()
     with tempfile.TemporaryDirectory(dir=SETTINGS.cache) as folder:
         context = Path(folder, "context")
         shutil.copytree(HERE / "image", context)
@@ -70,7 +72,7 @@ def ensure() -> None:
         for variant in VARIANTS:
             with step(f"host image {variant}"):
                 run(
-                    "docker", "build", "-q", "--target", variant, "--build-arg", f"BASE={base}",
+                    "docker", "build", "-q", "--target", variant, "--build-arg", f"BASE={base_image}",
                     "--label", SETTINGS.label, "-t", image(variant), context,
                     env={**os.environ, "DOCKER_BUILDKIT": "0"},
                 )  # fmt: skip

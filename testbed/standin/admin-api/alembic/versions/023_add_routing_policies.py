@@ -1,0 +1,20 @@
+"""Add routing policies."""
+
+from alembic import op
+
+revision = "023"
+down_revision = "022"
+
+SQL = """
+CREATE TABLE IF NOT EXISTS routing_policies (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name varchar(255),
+  data jsonb DEFAULT '{}', created_at timestamptz DEFAULT current_timestamp);
+"""
+
+
+def upgrade() -> None:
+    """Apply it."""
+    op.execute(SQL)
+
+
+def downgrade() -> None:
+    """The product has no way back either."""

@@ -1,0 +1,20 @@
+"""Add sre incidents."""
+
+from alembic import op
+
+revision = "024"
+down_revision = "023"
+
+SQL = """
+CREATE TABLE IF NOT EXISTS sre_incidents (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name varchar(255),
+  data jsonb DEFAULT '{}', created_at timestamptz DEFAULT current_timestamp);
+"""
+
+
+def upgrade() -> None:
+    """Apply it."""
+    op.execute(SQL)
+
+
+def downgrade() -> None:
+    """The product has no way back either."""
