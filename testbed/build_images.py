@@ -28,6 +28,8 @@ PRODUCT = {
     "admin-ui": ("static", ("static",)),
     "docs": ("static", ("static",)),
 }
+# Targets that serve several images, and the argument that says which.
+NAMED = {"static": "PAGE", "service": "SERVICE"}
 OFFICIAL = {"postgres": "16-alpine", "redis": "7-alpine"}
 
 
@@ -76,7 +78,10 @@ def ensure_images(versions: tuple[str, ...] = VERSIONS) -> list[Image]:
         key = digest(common, *(STANDIN / folder for folder in folders))
         for version in versions:
             image = Image(f"{SETTINGS.name}/{name}:{version}-{key}", f"scutum-dev/scutum-{name}", version)
-            wanted.append((image, target, {"VERSION": version, "SERVICE": name}))
+            arguments = {"VERSION": version}
+            if target in NAMED:
+                arguments[NAMED[target]] = name
+            wanted.append((image, target, arguments))
     missing = [item for item in wanted if not docker_ok("image", "inspect", item[0].local)]
     if missing:
         with tempfile.TemporaryDirectory() as folder:

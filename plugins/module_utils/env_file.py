@@ -145,7 +145,7 @@ def problem_with(key: str, value: str) -> str | None:
         return f"{key} still holds the template's CHANGE-ME placeholder"
     if value in REFUSED_VALUES.get(key, ()):
         return f"{key} is empty or the vendor's published default"
-    if key in ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB") and not _URL_SAFE.match(value):
+    if key in ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB") and not _URL_SAFE.fullmatch(value):
         return (
             f"{key} may hold only letters, digits and . _ ~ - : it is put into DATABASE_URL as it is, "
             "where any other character breaks or changes the URL"

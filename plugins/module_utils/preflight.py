@@ -114,14 +114,14 @@ def _value_problems(
     if "://" in image_registry or image_registry.endswith("/"):
         problems.append(f"scutum_image_registry: {image_registry} has to be host[:port][/prefix], without https://")
     for service, digest in sorted(image_digests.items()):
-        if not re.match(r"^sha256:[0-9a-f]{64}$", str(digest)):
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", str(digest)):
             problems.append(f"scutum_image_digests: {service} needs sha256: and 64 hexadecimal digits")
     for name, value in sorted(release_sha256.items()):
         if name not in release.FILES:
             problems.append(
                 f"scutum_release_sha256: {name} is no file of a bundle ({', '.join(sorted(release.FILES))})"
             )
-        elif not re.match(r"^[0-9a-fA-F]{64}$", str(value)):
+        elif not re.fullmatch(r"[0-9a-fA-F]{64}", str(value)):
             problems.append(f"scutum_release_sha256: {name} needs 64 hexadecimal digits")
     if not re.match(r"^https?://[^/]+", release_base_url or "https://x"):
         problems.append(f"scutum_release_base_url: {release_base_url} is not an http(s) URL")

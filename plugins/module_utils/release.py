@@ -21,7 +21,7 @@ _VERSION = re.compile(r"^\d+\.\d+\.\d+(?:[-+][0-9A-Za-z.-]+)?$")
 
 def check_version(version: str) -> None:
     """Refuse everything but one exact release."""
-    if not _VERSION.match(version or ""):
+    if not _VERSION.fullmatch(version or ""):
         shown = version if version else "(not set)"
         raise ScutumError(
             f"scutum_version is {shown}: it has to name one exact release, such as 0.1.0",

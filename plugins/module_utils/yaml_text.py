@@ -48,7 +48,7 @@ def _entry(head: str, item: Any, depth: int) -> list[str]:
 
 
 def _is_plain(key: str) -> bool:
-    return bool(_PLAIN_KEY.match(key)) and key.lower() not in _WORDS
+    return bool(_PLAIN_KEY.fullmatch(key)) and key.lower() not in _WORDS
 
 
 def _quoted(value: Any) -> str:
