@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from .engine import Engine, Result, clean_environment
@@ -68,7 +69,8 @@ class Compose:
             "compose",
             *self._options(),
             *arguments,
-            cwd=self.directory,
+            # In check mode there may be no directory yet.
+            cwd=self.directory if os.path.isdir(self.directory) else None,
             environment=clean_environment(self.extra),
             timeout=timeout,
             stdin=stdin,
@@ -113,11 +115,11 @@ class Compose:
         return (result.out + result.err).strip()
 
     def published(self, service: str, port: int) -> tuple[str, int] | None:
-        """Address and port on the host behind which a service's port is reachable from the host itself."""
+        """Address and port on the host on which a service's port is published; None when it is not."""
         out = self.run("port", service, str(port), timeout=30).out.strip()
         if ":" not in out:
             return None
         address, _, number = out.splitlines()[0].rpartition(":")
         if not number.isdigit() or number == "0":
             return None
-        return ("127.0.0.1" if address in ("0.0.0.0", "[::]", "::") else address), int(number)
+        return address.strip("[]"), int(number)

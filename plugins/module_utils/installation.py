@@ -10,10 +10,12 @@ import fcntl
 import json
 import os
 import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 from . import compose as compose_module
+from . import http
 from .admin_api import AdminApi
 from .compose import Compose
 from .engine import Engine
@@ -136,7 +138,35 @@ class Installation:
                 next_step=f"cd {self.directory} && {self.compose().command('ps', '-a')}",
             )
         address, port = published
+        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
         return f"http://{'[' + address + ']' if ':' in address else address}:{port}"
+
+    def outside_url(self, service: str) -> str:
+        """The base URL of a service for people: the host's own address where the port is on all addresses."""
+        published = self.compose().published(service, PORTS[service])
+        if published is None:
+            return ""
+        address, port = published
+        if address in ("0.0.0.0", "::"):
+            # Connecting a datagram socket sends nothing: it only chooses the address that leads outside.
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                try:
+                    probe.connect(("192.0.2.1", 9))
+                    address = str(probe.getsockname()[0])
+                except OSError:
+                    address = "127.0.0.1"
+        return f"http://{'[' + address + ']' if ':' in address else address}:{port}"
+
+    def answers(self, service: str) -> bool:
+        """Whether a service with a port answers an HTTP request of ours."""
+        try:
+            if service == "litellm":
+                return self.litellm(0).alive()
+            if service == "admin-api":
+                return self.admin_api(0).health()
+            return service in PORTS and http.request("GET", self.url(service) + "/", timeout=5).status == 200
+        except ScutumError:
+            return False
 
     def admin_api(self, deadline: float = 30.0) -> AdminApi:
         """A client for the admin API."""

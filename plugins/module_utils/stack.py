@@ -80,15 +80,19 @@ def _advice(installation: Installation, text: str) -> str:
     return f"cd {installation.directory} && {installation.compose().command('ps', '-a')}"
 
 
-def unhealthy(container: dict[str, Any] | None) -> str:
-    """Why a container does not count as healthy; empty when it does."""
+def unhealthy(installation: Installation, service: str, container: dict[str, Any] | None) -> str:
+    """Why a service does not count as healthy; empty when it does.
+
+    The engine's word is enough for good. When it is not good yet, a service that answers on its port counts as well: the
+    release's checks run every 15 seconds only, and use HEAD requests that not every version of a service answers.
+    """
     if container is None:
         return "has no container"
     state = container["State"]
     health = (state.get("Health") or {}).get("Status", "none")
-    if state["Status"] == "running" and health in ("healthy", "none"):
+    if state["Status"] == "running" and (health in ("healthy", "none") or installation.answers(service)):
         return ""
-    if state["Status"] == "restarting" or container.get("RestartCount", 0) > 0 and state["Status"] != "running":
+    if state["Status"] == "restarting" or (container.get("RestartCount", 0) > 0 and state["Status"] != "running"):
         return f"restarts again and again (last exit code {state.get('ExitCode')})"
     return f"is {state['Status']}" + (f", health {health}" if health != "none" else "")
 
@@ -100,7 +104,7 @@ def wait(
     end = time.monotonic() + timeout
     while True:
         containers = compose.containers(str(model["name"]))
-        waiting = {name: why for name in services if (why := unhealthy(containers.get(name)))}
+        waiting = {name: why for name in services if (why := unhealthy(installation, name, containers.get(name)))}
         if not waiting:
             return
         looping = [name for name in waiting if (containers.get(name) or {}).get("RestartCount", 0) >= 3]

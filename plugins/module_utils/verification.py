@@ -56,7 +56,7 @@ def verify(
         checks.append({"name": name, "ok": passed, "detail": detail, "seconds": round(time.monotonic() - start, 2)})
 
     for service in sorted(model["services"]):
-        check(f"container {service}", service, lambda service=service: _container(containers.get(service)))
+        check(f"container {service}", service, lambda service=service: _container(installation, service, containers))
     check("release", "", lambda: _versions(model, containers, version))
     check("image digests", "", lambda: _digests(installation, containers, version, pinned or {}))
     check("migrations", "admin-api", lambda: _migrations(installation, compose, containers))
@@ -78,7 +78,7 @@ def verify(
     urls = {}
     for service in sorted(set(PORTS) & set(model["services"])):
         with contextlib.suppress(ScutumError):
-            urls[service] = installation.url(service)
+            urls[service] = installation.outside_url(service)
     return {
         "ok": all(item["ok"] for item in checks),
         "checks": checks,
@@ -108,11 +108,12 @@ def describe_licence(licence: dict[str, Any]) -> str:
     return f"{licence.get('tier')}, {licence.get('days_remaining')} days left (until {licence.get('expires_at')})"
 
 
-def _container(container: dict[str, Any] | None) -> str:
-    why = unhealthy(container)
+def _container(installation: Installation, service: str, containers: dict[str, dict[str, Any]]) -> str:
+    why = unhealthy(installation, service, containers.get(service))
     if why:
         raise ScutumError(why)
-    return "healthy"
+    health = (containers[service]["State"].get("Health") or {}).get("Status", "running")
+    return health if health in ("healthy", "running") else f"answers (the engine's own check says {health})"
 
 
 def _versions(model: dict[str, Any], containers: dict[str, dict[str, Any]], version: str) -> str:

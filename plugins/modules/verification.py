@@ -64,7 +64,7 @@ licence:
   returned: always
   type: dict
 urls:
-  description: URLs by service, as the host itself reaches them.
+  description: URLs by service, with the host's own address where a port is on all addresses.
   returned: always
   type: dict
 duration:

@@ -12,7 +12,9 @@ RETENTION = {"trial": 30, "team": 90, "business": 365, "enterprise": 2555}
 KEY = Path(__file__).resolve().parent / "licences/test-private.pem"
 
 
-def issue(tier: str, days: float, email: str = "ops@example.com", company: str = "Example", subject: str = "c-1") -> str:
+def issue(
+    tier: str, days: float, email: str = "ops@example.com", company: str = "Example", subject: str = "c-1"
+) -> str:
     """A signed licence; negative days make one that has expired."""
     now = time.time()
     claims = {

@@ -17,7 +17,9 @@ log = logging.getLogger("admin-api.events")
 
 async def emit(pool: Any, event_type: str, payload: dict[str, Any]) -> int:
     """Write to the log and deliver to the active subscriptions; the number of deliveries that were tried."""
-    await pool.execute("INSERT INTO event_log (event_type, payload) VALUES ($1, $2::jsonb)", event_type, json.dumps(payload))
+    await pool.execute(
+        "INSERT INTO event_log (event_type, payload) VALUES ($1, $2::jsonb)", event_type, json.dumps(payload)
+    )
     rows = await pool.fetch("SELECT * FROM event_subscriptions WHERE is_active AND event_types ? $1", event_type)
     urls = []
     for row in rows:

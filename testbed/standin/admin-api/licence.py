@@ -88,9 +88,12 @@ async def revalidate(state: State, pool: Any) -> None:
     """The environment's key when there is one, else the operative row: the trap, kept as it is."""
     key = os.environ.get("LICENSE_KEY", "")
     if not key and pool is not None:
-        key = await pool.fetchval(
-            "SELECT license_key FROM licenses WHERE is_active ORDER BY expires_at DESC NULLS LAST LIMIT 1"
-        ) or ""
+        key = (
+            await pool.fetchval(
+                "SELECT license_key FROM licenses WHERE is_active ORDER BY expires_at DESC NULLS LAST LIMIT 1"
+            )
+            or ""
+        )
     elif key and pool is not None:
         await remember(pool, key, "environment")
     state.take(key)

@@ -203,7 +203,14 @@ def plain(row: asyncpg.Record) -> dict[str, Any]:
     for key, value in row.items():
         if isinstance(value, datetime):
             value = value.isoformat()
-        elif isinstance(value, str) and key in ("changes", "request_metadata", "config", "filters", "event_types", "payload"):
+        elif isinstance(value, str) and key in (
+            "changes",
+            "request_metadata",
+            "config",
+            "filters",
+            "event_types",
+            "payload",
+        ):
             value = json.loads(value)
         elif value is not None and not isinstance(value, (str, int, float, bool)):
             value = str(value)
@@ -239,7 +246,9 @@ async def audit_logs(
 
 @app.get("/api/v1/audit-logs/export")
 async def export(format: str = "json", who: dict[str, Any] = Depends(admin)) -> Response:
-    rows = [plain(row) for row in await database().fetch("SELECT * FROM audit_logs ORDER BY timestamp DESC LIMIT 10000")]
+    rows = [
+        plain(row) for row in await database().fetch("SELECT * FROM audit_logs ORDER BY timestamp DESC LIMIT 10000")
+    ]
     if format == "json":
         return Response(json.dumps(rows), media_type="application/json")
     out = io.StringIO()

@@ -34,7 +34,9 @@ class Spend(CustomLogger):
 
 def _write(row: tuple[Any, ...]) -> None:
     try:
-        with psycopg.connect(os.environ["SCUTUM_STANDIN_DATABASE_URL"], autocommit=True, connect_timeout=5) as connection:
+        with psycopg.connect(
+            os.environ["SCUTUM_STANDIN_DATABASE_URL"], autocommit=True, connect_timeout=5
+        ) as connection:
             connection.execute(INSERT, row)
     except psycopg.Error as error:
         print(f"stand-in litellm: spend row lost: {error}", file=sys.stderr, flush=True)
@@ -53,7 +55,9 @@ class EveryFifth:
         faulty = scope["type"] == "http" and scope["path"].endswith("/chat/completions")
         if faulty and time.monotonic() - self.start > self.after and next(self.count) % 5 == 0:
             body = b'{"error": {"message": "Internal Server Error", "type": "None", "code": "500"}}'
-            await send({"type": "http.response.start", "status": 500, "headers": [(b"content-type", b"application/json")]})
+            await send(
+                {"type": "http.response.start", "status": 500, "headers": [(b"content-type", b"application/json")]}
+            )
             await send({"type": "http.response.body", "body": body})
             return
         await self.app(scope, receive, send)
