@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from hosts import images as host_images  # noqa: E402
-from hosts.common import SETTINGS, digest, docker_ok, run, step  # noqa: E402
+from hosts import images as host_images
+from hosts.common import SETTINGS, digest, docker_ok, run, step
 
 STANDIN = Path(__file__).resolve().parent / "standin"
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0")
@@ -51,10 +51,8 @@ def _context(folder: Path) -> Path:
 
 def _build(context: Path, target: str, name: str, **arguments: str) -> None:
     options = [word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")]
-    run(
-        *("docker", "build", "-q", "--target", target, "--label", SETTINGS.label, "-t", name, *options, context),
-        env={**os.environ, "DOCKER_BUILDKIT": "0"},
-    )
+    command: list[str | Path] = ["docker", "build", "-q", "--target", target, "--label", SETTINGS.label, "-t", name]
+    run(*command, *options, context, env={**os.environ, "DOCKER_BUILDKIT": "0"})
 
 
 def ensure_base() -> str:

@@ -97,8 +97,8 @@ class Compose:
 
     def hashes(self) -> dict[str, str]:
         """What Compose compares a running container with, by service."""
-        lines = self.must("config", "--hash", "*").splitlines()
-        return dict(line.split()[:2] for line in lines if len(line.split()) >= 2)  # type: ignore[misc]
+        lines = [line.split() for line in self.must("config", "--hash", "*").splitlines()]
+        return {words[0]: words[1] for words in lines if len(words) >= 2}
 
     def containers(self, project: str) -> dict[str, dict[str, Any]]:
         """The project's containers by service; one-off containers are left out."""

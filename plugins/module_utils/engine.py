@@ -161,9 +161,3 @@ def mirrored(reference: str, registry: str) -> str:
     else:
         path = "library/" + reference
     return registry.rstrip("/") + "/" + path
-
-
-def image_digest(item: dict[str, Any]) -> str:
-    """The digest by which a registry knows a local image; its id when it came from an archive."""
-    digests = item.get("RepoDigests") or []
-    return str(digests[0]).rpartition("@")[2] if digests else str(item.get("Id", ""))

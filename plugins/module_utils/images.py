@@ -11,7 +11,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from .engine import Engine, clean_environment, image_digest
+from .engine import Engine, clean_environment
 from .errors import ScutumError
 from .installation import Installation
 
@@ -117,18 +117,33 @@ def _advice(text: str) -> str:
     return "check that the host reaches the registry (scutum_image_registry), and run the playbook again"
 
 
-def record(installation: Installation, wanted: dict[str, str]) -> dict[str, str]:
-    """The digest (the id, when it came from an archive) of each service's image as it is on the host."""
+def record(installation: Installation, wanted: dict[str, str]) -> dict[str, dict[str, str]]:
+    """What each service's image is on this host: `digest` by which a registry knows it, and its `id`, by service.
+
+    The id is a hash of the content as well: an image that came from an archive has no digest, but the same id.
+    """
     found = installation.engine.images(list(wanted.values()))
-    return {service: image_digest(found[ref]) for service, ref in sorted(wanted.items()) if ref in found}
+    return {service: identity(found[ref]) for service, ref in sorted(wanted.items()) if ref in found}
 
 
-def check_digests(actual: dict[str, str], pinned: dict[str, str]) -> list[str]:
+def identity(item: dict[str, Any]) -> dict[str, str]:
+    """Digest and id of a local image."""
+    digests = item.get("RepoDigests") or []
+    return {"digest": str(digests[0]).rpartition("@")[2] if digests else "", "id": str(item.get("Id", ""))}
+
+
+def same(actual: dict[str, str], expected: dict[str, str]) -> bool:
+    """Whether two identities name one image: equal ids or equal digests."""
+    return any(actual.get(key) and actual.get(key) == expected.get(key) for key in ("id", "digest"))
+
+
+def check_digests(actual: dict[str, dict[str, str]], pinned: dict[str, str]) -> list[str]:
     """What differs from the operator's pins (`scutum_image_digests`), in words."""
     problems = []
     for service, digest in sorted(pinned.items()):
         if service not in actual:
             problems.append(f"scutum_image_digests names {service}, which is not a service that runs here")
-        elif actual[service] != digest:
-            problems.append(f"{service}: the image is {actual[service]}, scutum_image_digests says {digest}")
+        elif not same(actual[service], {"id": digest, "digest": digest}):
+            is_now = actual[service]["digest"] or actual[service]["id"]
+            problems.append(f"{service}: the image is {is_now}, scutum_image_digests says {digest}")
     return problems

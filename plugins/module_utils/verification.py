@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from . import images
 from .compose import Compose
 from .database import Database
-from .engine import image_digest
 from .errors import ScutumError
 from .images import references
 from .installation import PORTS, Installation
@@ -56,7 +57,7 @@ def verify(
         checks.append({"name": name, "ok": passed, "detail": detail, "seconds": round(time.monotonic() - start, 2)})
 
     for service in sorted(model["services"]):
-        check(f"container {service}", service, lambda service=service: _container(installation, service, containers))
+        check(f"container {service}", service, partial(_container, installation, service, containers))
     check("release", "", lambda: _versions(model, containers, version))
     check("image digests", "", lambda: _digests(installation, containers, version, pinned or {}))
     check("migrations", "admin-api", lambda: _migrations(installation, compose, containers))
@@ -74,7 +75,7 @@ def verify(
     check("admin-api with database", "admin-api", database_through_api)
     check("licence is readable", "admin-api", licence_state)
     for name in smoke_models:
-        check(f"completion {name}", "litellm", lambda name=name: _completion(installation.litellm(deadline), name))
+        check(f"completion {name}", "litellm", partial(_completion, installation, name, deadline))
     urls = {}
     for service in sorted(set(PORTS) & set(model["services"])):
         with contextlib.suppress(ScutumError):
@@ -135,16 +136,14 @@ def _digests(
     installation: Installation, containers: dict[str, dict[str, Any]], version: str, pinned: dict[str, str]
 ) -> str:
     recorded = installation.state().get("images", {}).get(version, {})
-    images = {
-        item["Id"]: item for item in installation.engine.inspect("image", [c["Image"] for c in containers.values()])
-    }
-    wrong = []
-    for service, container in sorted(containers.items()):
-        expected = pinned.get(service) or recorded.get(service)
-        actual = image_digest(images.get(container["Image"], {"Id": container["Image"]}))
-        if expected and actual != expected and container["Image"] != expected:
-            source = "scutum_image_digests" if service in pinned else "the first pull"
-            wrong.append(f"{service} runs {actual}, {source} says {expected}")
+    found = installation.engine.inspect("image", sorted({item["Image"] for item in containers.values()}))
+    actual = {item["Id"]: images.identity(item) for item in found}
+    running = {service: actual.get(item["Image"], {"id": item["Image"]}) for service, item in containers.items()}
+    wrong = images.check_digests(running, pinned)
+    for service, image in sorted(running.items()):
+        if service not in pinned and service in recorded and not images.same(image, recorded[service]):
+            names = [item.get("digest") or item.get("id") for item in (image, recorded[service])]
+            wrong.append(f"{service} runs {names[0]}, at the first pull it was {names[1]}")
     if wrong:
         raise ScutumError("; ".join(wrong))
     return f"{len(containers)} containers run the recorded images"
@@ -175,8 +174,8 @@ def _litellm_tables(installation: Installation) -> str:
     return f"{len(tables)} tables"
 
 
-def _completion(proxy: Any, name: str) -> str:
-    probe = proxy.probe(name)
+def _completion(installation: Installation, name: str, deadline: float) -> str:
+    probe = installation.litellm(deadline).probe(name)
     if not probe.ok:
         raise ScutumError(probe.error)
     return f"answered in {probe.seconds:.2f} s"

@@ -130,7 +130,7 @@ changes:
   elements: str
   sample: ["releases/0.1.0", "litellm: create"]
 images:
-  description: With O(state=prepared), the digest of each service's image.
+  description: With O(state=prepared), V(digest) and V(id) of each service's image.
   returned: success
   type: dict
 guard:
@@ -150,6 +150,8 @@ duration:
   returned: success
   type: float
 """
+
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.scutum.ops.plugins.module_utils import ansible_door, deployment
@@ -179,7 +181,7 @@ SPEC = {
 }
 
 
-def request_from(given: dict) -> deployment.Request:
+def request_from(given: dict[str, Any]) -> deployment.Request:
     """The library's request from the module's parameters."""
     return deployment.Request(
         settings=Settings(

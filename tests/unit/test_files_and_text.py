@@ -112,7 +112,13 @@ def test_unpinned_versions_are_refused(version: str) -> None:
 
 
 def test_guard_sees_every_loss_of_a_foreign_table_and_none_of_litellms() -> None:
-    before = {"public.audit_logs": 5, "public.teams": 2, "public.LiteLLM_SpendLogs": 9, "public.v": -1, "public.gone": 0}
+    before = {
+        "public.audit_logs": 5,
+        "public.teams": 2,
+        "public.LiteLLM_SpendLogs": 9,
+        "public.v": -1,
+        "public.gone": 0,
+    }
     after = {"public.audit_logs": 5, "public.teams": 1, "public.new": 1}
     assert schema_guard.losses(before, before) == []
     found = schema_guard.losses(before, after)
@@ -124,7 +130,11 @@ def test_guard_sees_every_loss_of_a_foreign_table_and_none_of_litellms() -> None
 
 
 def test_litellm_configuration_always_has_the_prometheus_callback() -> None:
-    for baked in ({}, {"litellm_settings": {"callbacks": "other"}}, {"litellm_settings": {"callbacks": ["prometheus"]}}):
+    for baked in (
+        {},
+        {"litellm_settings": {"callbacks": "other"}},
+        {"litellm_settings": {"callbacks": ["prometheus"]}},
+    ):
         callbacks = yaml.safe_load(build(baked, {}))["litellm_settings"]["callbacks"]
         assert callbacks.count("prometheus") == 1
     text = build({"model_list": [1], "a": {"x": 1, "y": 2}}, {"model_list": [2], "a": {"y": 3}})

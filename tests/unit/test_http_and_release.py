@@ -46,7 +46,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = _answer  # noqa: N815 - the names that http.server calls
+    do_GET = do_POST = _answer
 
     def log_message(self, *arguments: Any) -> None:
         pass
@@ -110,7 +110,9 @@ def fixture_bundle(server: Server) -> dict[str, bytes]:
     return files
 
 
-def test_a_bundle_is_fetched_once_and_checked_afterwards(server: Server, bundle: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_bundle_is_fetched_once_and_checked_afterwards(
+    server: Server, bundle: dict[str, bytes], tmp_path: Path
+) -> None:
     assert release.fetch(str(tmp_path), "0.1.0", server.url, {})
     count = len(server.seen)
     assert not release.fetch(str(tmp_path), "0.1.0", server.url, {})

@@ -30,7 +30,9 @@ def test_a_version_change_while_adopting_is_refused() -> None:
 
 
 def test_edits_in_the_vendors_compose_file_are_not_lost_silently() -> None:
-    host.run("cd /srv/gateway/scutum && cp -p docker-compose.yaml /root/dc && sed -i 's/5173/5174/' docker-compose.yaml")
+    host.run(
+        "cd /srv/gateway/scutum && cp -p docker-compose.yaml /root/dc && sed -i 's/5173/5174/' docker-compose.yaml"
+    )
     run = playbook("day_one.yml", "--check")
     host.run("cp -p /root/dc /srv/gateway/scutum/docker-compose.yaml")
     assert run.rc != 0 and "is not the file of release 0.1.0" in run.flat and "5174" in run.flat

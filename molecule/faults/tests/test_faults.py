@@ -18,13 +18,22 @@ def test_unknown_version() -> None:
     before = host.fingerprint()
     run = playbook("day_one.yml", *SCUTUM, scutum_version="9.9.9")
     assert run.rc != 0
-    assert "release 9.9.9 was not found: http://releases.testbed/release/v9.9.9/docker-compose.yaml answered 404" in run.flat
+    assert (
+        "release 9.9.9 was not found: http://releases.testbed/release/v9.9.9/docker-compose.yaml answered 404"
+        in run.flat
+    )
     assert "check scutum_version and scutum_release_base_url" in run.flat
     assert host.fingerprint() == before
 
 
 def test_wrong_sum() -> None:
-    run = playbook("day_one.yml", "--limit", "small", scutum_hosts="small", scutum_release_base_url="http://releases.testbed/corrupt")
+    run = playbook(
+        "day_one.yml",
+        "--limit",
+        "small",
+        scutum_hosts="small",
+        scutum_release_base_url="http://releases.testbed/corrupt",
+    )
     assert run.rc != 0
     assert "docker-compose.yaml from http://releases.testbed/corrupt/v0.1.0 does not match" in run.flat
     assert "nothing was installed from it" in run.flat
@@ -51,7 +60,11 @@ def test_engine_too_old() -> None:
     plugin = "/usr/libexec/docker/cli-plugins/docker-compose"
     small.run(
         f"mv {plugin} {plugin}.real && printf '#!/bin/sh\\n"
-        'case "$*" in *version*) echo 2.20.3;; *) exec ' + plugin + '.real "$@";; esac\\n\' > ' + plugin + f" && chmod +x {plugin}"
+        'case "$*" in *version*) echo 2.20.3;; *) exec '
+        + plugin
+        + '.real "$@";; esac\\n\' > '
+        + plugin
+        + f" && chmod +x {plugin}"
     )
     run = playbook("day_one.yml", "--limit", "small", scutum_hosts="small", scutum_install_min_free_mb=10)
     small.run(f"mv {plugin}.real {plugin}")
@@ -61,7 +74,12 @@ def test_engine_too_old() -> None:
 def test_no_engine_when_the_operator_has_to_bring_it() -> None:
     small.run("systemctl stop docker.socket docker")
     run = playbook(
-        "day_one.yml", "--limit", "small", scutum_hosts="small", scutum_install_engine="none", scutum_install_min_free_mb=10
+        "day_one.yml",
+        "--limit",
+        "small",
+        scutum_hosts="small",
+        scutum_install_engine="none",
+        scutum_install_min_free_mb=10,
     )
     small.run("systemctl start docker")
     assert run.rc != 0 and "scutum_install_engine is none" in run.flat and "systemctl status docker" in run.flat
@@ -78,7 +96,11 @@ def test_registry_down_and_image_missing() -> None:
     assert run.rc != 0 and "cannot pull ghcr.io/scutum-dev/scutum-" in run.flat
     assert "check that the host reaches the registry" in run.flat and "no container was changed" in run.flat
     run = playbook("day_one.yml", *SCUTUM, scutum_version="0.2.0", scutum_image_registry="registry.testbed/nowhere")
-    assert run.rc != 0 and "registry.testbed/nowhere/scutum-dev/scutum-" in run.flat and "does not have this image" in run.flat
+    assert (
+        run.rc != 0
+        and "registry.testbed/nowhere/scutum-dev/scutum-" in run.flat
+        and "does not have this image" in run.flat
+    )
     assert host.containers() == before
 
 
@@ -132,7 +154,6 @@ def test_registry_mirror_archive_and_profiles() -> None:
     assert run.rc == 0, run.out[-3000:]
     image = host.run("docker inspect -f '{{.Config.Image}}' scutum-cost-predictor")
     assert image == "registry.testbed/scutum-dev/scutum-cost-predictor:0.1.0"
-    assert host.run("docker exec scutum-cost-predictor python3 -c \"import urllib.request as u;print(u.urlopen('http://localhost:8080/health').status)\" || true") is not None
     host.run(f"docker save -o {archive} {image} && docker rm -f scutum-cost-predictor && docker image rm {image}")
     testbed("service", "stop", "registry")
     try:
@@ -140,7 +161,7 @@ def test_registry_mirror_archive_and_profiles() -> None:
             "day_one.yml", *SCUTUM, scutum_image_registry="registry.testbed", scutum_profiles=["finops"],
             scutum_image_archive=archive,
         )  # fmt: skip
-        assert "scutum-cost-predictor" in host.containers(), run.out[-3000:]
+        assert run.rc == 0 and "scutum-cost-predictor" in host.containers(), run.out[-3000:]
     finally:
         testbed("service", "start", "registry")
 
@@ -163,7 +184,10 @@ def test_schema_guard_saves_the_audit_history() -> None:
     assert run.rc != 0
     assert f"public.audit_logs is gone (it had {rows} rows)" in run.flat, run.out[-3000:]
     assert "litellm and admin-api are stopped" in run.flat and "set scutum_version back to 0.1.0" in run.flat
-    assert host.run("docker inspect -f '{{.State.Status}}' scutum-proxy scutum-admin-api").split() == ["exited", "exited"]
+    assert host.run("docker inspect -f '{{.State.Status}}' scutum-proxy scutum-admin-api").split() == [
+        "exited",
+        "exited",
+    ]
     assert host.psql("SELECT to_regclass('public.audit_logs') IS NULL") == "t"
     # A second run must not go on as if nothing had happened.
     again = playbook("day_one.yml", *SCUTUM, scutum_version="0.5.0")

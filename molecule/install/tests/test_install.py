@@ -81,7 +81,9 @@ def test_the_command_on_the_host_says_the_same() -> None:
 
 def test_one_broken_provider_fails_the_run_although_a_fallback_answers() -> None:
     body = {"model": "broken-provider", "messages": [{"role": "user", "content": str(uuid.uuid4())}]}
-    assert host.http(4000, "/v1/chat/completions", body, host.env()["SCUTUM_API_KEY"]).status == 200, "the fallback answers"
+    assert host.http(4000, "/v1/chat/completions", body, host.env()["SCUTUM_API_KEY"]).status == 200, (
+        "the fallback answers"
+    )
     run = playbook("day_one.yml", scutum_smoke_models=["gpt-4o-mini", "broken-provider"])
     assert run.rc != 0
     assert "completion broken-provider: HTTP" in run.flat and "1 of" in run.flat
@@ -114,13 +116,19 @@ def test_a_changed_setting_recreates_only_its_service() -> None:
     after = host.containers()
     assert {name for name in before if before[name] != after[name]} == {"scutum-proxy"}
     assert "321" in host.run("docker exec scutum-proxy cat /etc/litellm/config.yaml")
-    assert "gpt-4o-mini" in host.run("docker exec scutum-proxy cat /etc/litellm/config.yaml"), "the image's part is kept"
+    assert "gpt-4o-mini" in host.run("docker exec scutum-proxy cat /etc/litellm/config.yaml"), (
+        "the image's part is kept"
+    )
 
 
 def test_uninstall_keeps_data_and_asks_for_the_hosts_name() -> None:
     host.psql("CREATE TABLE IF NOT EXISTS witness(x int); INSERT INTO witness VALUES (42)")
     refused = playbook("uninstall.yml", scutum_remove_data="true")
-    assert refused.rc != 0 and "scutum_remove_data_of=scutum-install" in refused.flat and "Nothing was removed" in refused.flat
+    assert (
+        refused.rc != 0
+        and "scutum_remove_data_of=scutum-install" in refused.flat
+        and "Nothing was removed" in refused.flat
+    )
     assert "scutum-postgres" in host.containers()
     key = host.env()["SCUTUM_API_KEY"]
     assert playbook("uninstall.yml").rc == 0
@@ -134,5 +142,3 @@ def test_uninstall_with_data_leaves_nothing() -> None:
     run = playbook("uninstall.yml", scutum_remove_data="true", scutum_remove_data_of="scutum-install")
     assert run.rc == 0, run.out[-3000:]
     assert host.fails("test -e /opt/scutum") and host.run("docker volume ls -q") == ""
-
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import jwt
@@ -35,7 +35,7 @@ def decode(key: str, allow_expired: bool) -> dict[str, Any]:
     missing = [name for name in REQUIRED if name not in claims]
     if missing:
         raise Refused(f"license missing required claim: {missing[0]}")
-    late = datetime.now(timezone.utc).timestamp() - float(claims["exp"])
+    late = datetime.now(UTC).timestamp() - float(claims["exp"])
     if late > 0 and not allow_expired:
         raise Refused(f"license expired {int(late // 86400)} day(s) ago")
     return claims
@@ -67,8 +67,8 @@ class State:
                 "company": None, "issued_at": None, "expires_at": None, "days_remaining": None, "features": {},
                 "error": self.error,
             }  # fmt: skip
-        expires = datetime.fromtimestamp(float(claims["exp"]), timezone.utc)
-        left = expires - datetime.now(timezone.utc)
+        expires = datetime.fromtimestamp(float(claims["exp"]), UTC)
+        left = expires - datetime.now(UTC)
         return {
             "present": True,
             "valid": True,
@@ -76,7 +76,7 @@ class State:
             "tier": claims["tier"],
             "customer_email": claims["email"],
             "company": claims.get("company"),
-            "issued_at": datetime.fromtimestamp(float(claims["iat"]), timezone.utc).isoformat(),
+            "issued_at": datetime.fromtimestamp(float(claims["iat"]), UTC).isoformat(),
             "expires_at": expires.isoformat(),
             "days_remaining": max(0, left.days),
             "features": claims.get("features") or {},

@@ -13,20 +13,19 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import events
 import jwt
+import licence
 from alembic import command
 from alembic.config import Config
-from fastapi import Body, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import Body, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, Field
-
-import events
-import licence
 from standin_sql import COST_VIEW, HAS_SPEND_LOGS
 
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(name)s %(message)s")
@@ -170,8 +169,8 @@ async def login(body: Login) -> dict[str, Any]:
         raise HTTPException(403, "Admin access required")
     if not body.api_key or body.api_key != os.environ.get("LITELLM_MASTER_KEY"):
         raise HTTPException(401, "Invalid API key")
-    expires = datetime.now(timezone.utc) + timedelta(seconds=SESSION)
-    claims = {"sub": "admin", "role": "admin", "exp": expires, "iat": datetime.now(timezone.utc)}
+    expires = datetime.now(UTC) + timedelta(seconds=SESSION)
+    claims = {"sub": "admin", "role": "admin", "exp": expires, "iat": datetime.now(UTC)}
     token = jwt.encode(claims, os.environ["JWT_SECRET_KEY"], algorithm="HS256")
     return {"access_token": token, "token_type": "bearer", "expires_in": SESSION, "expires_at": expires.isoformat()}
 
@@ -245,11 +244,11 @@ async def audit_logs(
 
 
 @app.get("/api/v1/audit-logs/export")
-async def export(format: str = "json", who: dict[str, Any] = Depends(admin)) -> Response:
+async def export(kind: str = Query(default="json", alias="format"), who: dict[str, Any] = Depends(admin)) -> Response:
     rows = [
         plain(row) for row in await database().fetch("SELECT * FROM audit_logs ORDER BY timestamp DESC LIMIT 10000")
     ]
-    if format == "json":
+    if kind == "json":
         return Response(json.dumps(rows), media_type="application/json")
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]) if rows else ["id"])

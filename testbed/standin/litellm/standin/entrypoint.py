@@ -71,7 +71,7 @@ def main() -> None:
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if directory:
         os.makedirs(directory, exist_ok=True)
-    os.execvp("litellm", ["litellm", *arguments])
+    os.execvp("litellm", ["litellm", *arguments])  # noqa: S606 - this process becomes LiteLLM
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from alembic import op
 from standin_sql import COST_VIEW, has_spend_logs
 
-
 revision = "007"
 down_revision = "006"
 
