@@ -66,7 +66,8 @@ class Host:
 
     def fails(self, command: str) -> bool:
         """Whether a shell command on the host fails."""
-        return subprocess.run(["docker", "exec", self.name, "bash", "-c", command], capture_output=True).returncode != 0
+        done = subprocess.run(["docker", "exec", self.name, "bash", "-c", command], capture_output=True, check=False)
+        return done.returncode != 0
 
     @property
     def address(self) -> str:
@@ -135,7 +136,7 @@ def playbook(name: str, *options: str, **extra: Any) -> Run:
 
 
 def _finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, _ = process.communicate(timeout=900)
+    out = process.communicate(timeout=900)[0]
     return process.returncode, out
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import http
+from . import http_client as http
 from .errors import ScutumError
 
 

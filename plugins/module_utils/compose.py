@@ -119,7 +119,7 @@ class Compose:
         out = self.run("port", service, str(port), timeout=30).out.strip()
         if ":" not in out:
             return None
-        address, _, number = out.splitlines()[0].rpartition(":")
+        address, unused, number = out.splitlines()[0].rpartition(":")
         if not number.isdigit() or number == "0":
             return None
         return address.strip("[]"), int(number)

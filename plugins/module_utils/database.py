@@ -14,6 +14,8 @@ import os
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from functools import partial
+from typing import BinaryIO, cast
 
 from .engine import clean_environment
 from .errors import ScutumError
@@ -70,7 +72,7 @@ class Database:
             else:
                 found[f"{schema}.{name}"] = -1
         if tables:
-            parts = [f"SELECT {i}, count(*) FROM {quoted}" for i, (_, quoted) in enumerate(tables)]
+            parts = [f"SELECT {i}, count(*) FROM {quoted}" for i, (unused, quoted) in enumerate(tables)]
             for index, rows in self.query(" UNION ALL ".join(parts)):
                 found[tables[int(index)][0]] = int(rows)
         return found
@@ -114,21 +116,23 @@ class Database:
         descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".dump-")
         digest = hashlib.sha256()
         try:
-            with os.fdopen(descriptor, "wb") as handle:
+            # A file and not a pipe: nobody reads it while the dump is read.
+            with os.fdopen(descriptor, "wb") as handle, tempfile.TemporaryFile() as problems:
                 with subprocess.Popen(
                     command,
                     cwd=compose.directory,
                     env=clean_environment(),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
+                    stderr=problems,
                 ) as process:
-                    assert process.stdout is not None and process.stderr is not None
-                    for block in iter(lambda: process.stdout.read(1 << 20), b""):  # type: ignore[union-attr]
+                    output = cast(BinaryIO, process.stdout)
+                    for block in iter(partial(output.read, 1 << 20), b""):
                         digest.update(block)
                         handle.write(block)
-                    problem = process.stderr.read().decode("utf-8", "replace")
                     rc = process.wait(timeout=timeout)
+                problems.seek(0)
+                problem = problems.read().decode("utf-8", "replace")
                 handle.flush()
                 os.fsync(handle.fileno())
             if rc != 0:

@@ -105,7 +105,7 @@ class Engine:
         if not self.installed():
             return {"server": "", "compose": "", "root": ""}
         info = self.run("info", "--format", "{{.ServerVersion}}|{{.DockerRootDir}}", timeout=30)
-        server, _, root = info.out.strip().partition("|")
+        server, unused, root = info.out.strip().partition("|")
         compose = self.run("compose", "version", "--short", timeout=30)
         return {
             "server": server if info.rc == 0 else "",
@@ -153,7 +153,7 @@ def mirrored(reference: str, registry: str) -> str:
     """The same image on a mirror: its registry host is replaced, Docker Hub's official images become `library/…`."""
     if not registry:
         return reference
-    first, _, rest = reference.partition("/")
+    first, unused, rest = reference.partition("/")
     if rest and ("." in first or ":" in first or first == "localhost"):
         path = rest
     elif rest:

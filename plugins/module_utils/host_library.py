@@ -33,7 +33,7 @@ def sources() -> dict[str, str]:
     importlib.import_module(f"{package}.{_ENTRY}")
     found = {"__init__.py": ""}
     for name in sorted(sys.modules):
-        head, _, last = name.rpartition(".")
+        head, unused, last = name.rpartition(".")
         if head == package:
             data = pkgutil.get_data(package, f"{last}.py")
             if data is not None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import compose as compose_module
-from . import http
+from . import http_client as http
 from .admin_api import AdminApi
 from .compose import Compose
 from .engine import Engine

@@ -9,7 +9,7 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from . import http
+from . import http_client as http
 
 
 @dataclass

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 
-from . import http
+from . import http_client as http
 from .errors import ScutumError
 from .files import ensure_directory, read_text, write_file
 

@@ -15,7 +15,7 @@ import os
 import time
 from typing import Any
 
-from . import http
+from . import http_client as http
 from .compose import Compose
 from .database import Database
 from .errors import ScutumError

@@ -54,6 +54,11 @@ changes:
   returned: success
   type: list
   elements: str
+jobs:
+  description: Jobs that the command knows.
+  returned: success
+  type: list
+  elements: str
 duration:
   description: Seconds.
   returned: success
@@ -62,8 +67,9 @@ duration:
 
 from ansible.module_utils.basic import AnsibleModule
 
-# cli is what the command runs. It is named here so that Ansible sends it, and all that it imports, with this module.
-from ansible_collections.scutum.ops.plugins.module_utils import ansible_door, cli, host_library
+# What the command runs is named here so that Ansible sends it, and all that it imports, with this module.
+from ansible_collections.scutum.ops.plugins.module_utils import ansible_door, host_library
+from ansible_collections.scutum.ops.plugins.module_utils.cli import JOBS
 
 
 def main() -> None:
@@ -80,11 +86,10 @@ def main() -> None:
     given = module.params
 
     def work() -> dict[str, object]:
-        assert cli.JOBS
         changes = host_library.install(
             given["home"], given["command"], given["requirements"], given["wheelhouse"] or "", module.check_mode
         )
-        return {"changed": bool(changes), "changes": changes}
+        return {"changed": bool(changes), "changes": changes, "jobs": sorted(JOBS)}
 
     ansible_door.run(module, work)
 

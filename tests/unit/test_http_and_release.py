@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.scutum.ops.plugins.module_utils import http as client
+from ansible_collections.scutum.ops.plugins.module_utils import http_client as client
 from ansible_collections.scutum.ops.plugins.module_utils import release
 from ansible_collections.scutum.ops.plugins.module_utils.admin_api import AdminApi
 from ansible_collections.scutum.ops.plugins.module_utils.errors import ScutumError

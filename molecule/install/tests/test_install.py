@@ -45,11 +45,11 @@ def test_metrics_add_up_over_workers() -> None:
         return sum(float(value) for value in found)
 
     before = count()
-    for _ in range(6):
+    for unused in range(6):
         body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": str(uuid.uuid4())}]}
         assert host.http(4000, "/v1/chat/completions", body, key).status == 200
     time.sleep(1)
-    assert {count() for _ in range(6)} == {before + 6}, "each worker must tell the sum of all"
+    assert {count() for unused in range(6)} == {before + 6}, "each worker must tell the sum of all"
 
 
 def test_secrets_file_and_generated_values() -> None:
