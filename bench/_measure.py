@@ -41,18 +41,30 @@ def ratio(dividend: Sequence[float], divisor: Sequence[float]) -> float:
     return round(statistics.median(dividend) / statistics.median(divisor), 2)
 
 
-def write(name: str, figures: Mapping[str, Any], samples: Mapping[str, Sequence[float]] | None = None) -> Path:
-    """Writes the figures, what they were computed from and the machine; prints the figures."""
+def write(
+    name: str,
+    figures: Mapping[str, tuple[float, float | None, str]],
+    setup: Mapping[str, Any],
+    samples: Mapping[str, Sequence[float]] | None = None,
+) -> Path:
+    """Writes the figures (value, goal, unit), what they were computed from and the machine; prints them as a table.
+
+    A goal of None marks a figure that is only information.
+    """
     path = ROOT / "build" / "bench" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    machine = {"cores": os.cpu_count(), "python": platform.python_version()}
     content = {
-        **figures,
-        "samples_s": {key: [round(value, 3) for value in values] for key, values in (samples or {}).items()},
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
+        "figures": {key: {"value": value, "goal": goal, "unit": unit} for key, (value, goal, unit) in figures.items()},
+        "setup": {
+            **machine,
+            **setup,
+            "samples_s": {key: [round(value, 3) for value in values] for key, values in (samples or {}).items()},
+        },
     }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    for key, value in figures.items():
-        print(f"{key}: {value}")
+    print(f"{'figure':<20} {'value':>8} {'goal':>8}  unit")
+    for key, (value, goal, unit) in figures.items():
+        print(f"{key:<20} {value:>8} {'-' if goal is None else goal:>8}  {unit}")
     print(f"written to {path.relative_to(ROOT)}")
     return path
