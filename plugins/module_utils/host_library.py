@@ -8,10 +8,10 @@ Standard-library parts lie in one directory; third-party parts live in one isola
 
 from __future__ import annotations
 
-import importlib
+import ast
 import os
-import pkgutil
 import sys
+from typing import Any
 
 from .engine import run
 from .errors import ScutumError
@@ -28,16 +28,20 @@ PYTHONPATH={home} exec {python} -m {package}.{entry} "$@"
 
 
 def sources() -> dict[str, str]:
-    """File name to text of every part of the library that the jobs need, read from where this module runs from."""
-    package = __name__.rpartition(".")[0]
-    importlib.import_module(f"{package}.{_ENTRY}")
+    """File name to text of every part of the library that the command imports, read from where this module runs from."""
     found = {"__init__.py": ""}
-    for name in sorted(sys.modules):
-        head, unused, last = name.rpartition(".")
-        if head == package:
-            data = pkgutil.get_data(package, f"{last}.py")
-            if data is not None:
-                found[f"{last}.py"] = data.decode("utf-8")
+    waiting = [_ENTRY]
+    loader: Any = globals()["__loader__"]
+    while waiting:
+        name = waiting.pop()
+        if f"{name}.py" in found:
+            continue
+        # The loader that loaded this file reads its neighbours too, out of Ansible's archive as well as from a folder.
+        text = loader.get_data(os.path.join(os.path.dirname(__file__), f"{name}.py")).decode("utf-8")
+        found[f"{name}.py"] = text
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                waiting += [node.module] if node.module else [alias.name for alias in node.names]
     return found
 
 

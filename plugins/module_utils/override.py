@@ -59,6 +59,9 @@ def build(
         "DISABLE_SCHEMA_UPDATE": "true",
         "LITELLM_SALT_KEY": "${LITELLM_SALT_KEY:?is missing in config/.env}",
         "PROMETHEUS_MULTIPROC_DIR": PROMETHEUS_DIRECTORY,
+        # Seconds. The supervisor kills a worker that does not answer within 5, and an import takes 10 s of CPU (measured):
+        # on a small host, workers that start together die and are started again and again.
+        "TIMEOUT_WORKER_HEALTHCHECK": "120",
     }
     litellm["volumes"] = [f"./{LITELLM_CONFIG}:{LITELLM_CONFIG_IN_IMAGE}:ro"]
     litellm["tmpfs"] = [PROMETHEUS_DIRECTORY + ":mode=1777,size=64m"]

@@ -20,6 +20,15 @@ def exists() -> bool:
     if not docker_ok("network", "inspect", SETTINGS.name):
         return False
     if _owner() != str(SETTINGS.cache):
+        label = ("--filter", f"label={SETTINGS.label}")
+        if not docker("ps", "-q", *label).split():
+            # Left over from another checkout, after its machine or engine stopped: nothing of it runs.
+            with step(f"remove what is left of the testbed of {_owner() or 'an unknown checkout'}"):
+                stopped = docker("ps", "-aq", *label).split()
+                if stopped:
+                    docker("rm", "-f", "-v", *stopped)
+                docker("network", "rm", SETTINGS.name)
+            return False
         raise TestbedError(
             f"a testbed named {SETTINGS.name} runs on this machine with the cache {_owner() or '(unknown)'}.\n"
             f"Run `{CLI} down` in that checkout, or set SCUTUM_TESTBED_NAME to another name here."

@@ -22,9 +22,9 @@ def checkout_files() -> list[str]:
     return sorted({name for name in listed.split("\0") if name and (ROOT / name).exists()})
 
 
-def copy_checkout(destination: Path) -> int:
-    """Makes destination hold exactly the files of the checkout; returns how many they are."""
-    wanted = checkout_files()
+def copy_checkout(destination: Path, leave_out: tuple[str, ...] = ()) -> int:
+    """Makes destination hold exactly the files of the checkout (but for some folders); returns how many they are."""
+    wanted = [name for name in checkout_files() if not name.startswith(leave_out)]
     keep = set(wanted)
     for folder, _folders, names in os.walk(destination, topdown=False):
         if ".git" in Path(folder).relative_to(destination).parts:
