@@ -15,7 +15,7 @@ def test_only_litellm_was_recreated() -> None:
 
 
 def test_nothing_was_regenerated_and_the_salt_is_todays_key() -> None:
-    before = dict(line.split("=", 1) for line in host.run("grep -E '^[A-Z_]+=' /root/env.before").splitlines())
+    before = dict(line.split("=", 1) for line in host.run("grep -E '^[A-Z_]+=' /run/env.before").splitlines())
     after = host.env()
     assert {key: after[key] for key in before} == before
     assert set(after) - set(before) == {"LITELLM_SALT_KEY", "COMPOSE_FILE"}
