@@ -1,4 +1,4 @@
-"""What the product must do, seen from outside (see docs of the product's behaviour); against the stand-in or a real Scutum.
+"""What the product must do, seen from outside (its traps are marked TRAP); against the stand-in or a real Scutum.
 
 SCUTUM_ADMIN_URL, SCUTUM_LITELLM_URL and SCUTUM_API_KEY say where; the rest of the environment is in ../README.md. Checks
 that break something, that need a licence which only the test key can sign, or that use what only the stand-in has, are
@@ -495,8 +495,8 @@ def test_a_completion(litellm: Api) -> None:
 
 @pytest.mark.parametrize("key", ["", "sk-wrong", "none"])
 def test_a_wrong_key_gets_nothing(litellm: Api, key: str) -> None:
-    # Without a database LiteLLM cannot look a well-formed key up, and says 400.
-    assert completion(Api(litellm.url, key)).status == (400 if key == "sk-wrong" and STANDIN else 401)
+    # Without a database LiteLLM cannot look a key up: the stand-in says 400 (No connected db.), the product 401.
+    assert completion(Api(litellm.url, key)).status == (400 if key and STANDIN else 401)
 
 
 @pytest.mark.skipif(not BROKEN, reason="needs SCUTUM_CONTRACT_BROKEN_MODEL, a model whose provider is dead")

@@ -1,0 +1,6 @@
+"""See prisma.errors."""
+
+from ..errors import PrismaError
+
+
+class EngineConnectionError(PrismaError): ...
