@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Runs the tests part by part, and the demo step by step; says what each part took.
 
-Two lanes run at once: what needs no host (lint, static, sanity, unit) and what does (the testbed, then the Molecule
-scenarios). A part that fails does not stop the others. The last line is `N passed, N failed`: parts are the tests.
+Two lanes run at once: what needs no host (lint, static, sanity, unit), then the scenarios on new hosts; and the testbed, then
+the scenarios on clones of the installed host. A part that fails does not stop the others. The last line is `N passed, N failed`: parts are the tests.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     test = verbs.add_parser("test", help="lint, static checks, sanity, unit tests and scenarios")
     test.add_argument("--scenario", help="just this Molecule scenario, and the testbed")
-    test.add_argument("--part", help="just this part: lint, static, sanity, unit or newest")
+    test.add_argument("--part", help="just this part: lint, static, sanity, unit, newest or contract")
     test.add_argument("--long", action="store_true", help="just the scenarios named long_*")
     verbs.add_parser("demo", help="testbed, a host, the day-one playbook")
     verbs.add_parser("demo-down", help="remove the host and the testbed")

@@ -122,6 +122,12 @@ def golden() -> Part:
     )
 
 
+def contract(needs: tuple[str, ...] = ()) -> list[Part]:
+    """What the stand-in has to do, asked of it."""
+    script = "testbed/standin/contract/run.py"
+    return [Part("contract", (PYTHON, script), needs=needs, wants=(script,))]
+
+
 def scenarios() -> list[str]:
     """Names of all scenarios; those that begin with an underscore are shared files."""
     found = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
@@ -135,7 +141,8 @@ def scenario(name: str, needs: tuple[str, ...]) -> Part:
     return Part(
         f"molecule-{name}",
         (tool("molecule"), *options, "test", "--scenario-name", name),
-        lane="hosts",
+        # Clones of the golden host follow it in its lane; the others fill the lane that is done with the quiet parts.
+        lane="hosts" if "from: golden" in (ROOT / "molecule" / name / "molecule.yml").read_text() else "quiet",
         needs=needs,
         limit=(120 if name.startswith("long_") else 30) * MINUTE,
         # Molecule writes a configuration of its own: what ours says must reach it as environment or in its base.
@@ -154,7 +161,7 @@ def choose(*, scenario: str | None = None, part: str | None = None, long: bool =
             raise Unknown(f"no scenario molecule/{scenario}; there are: {', '.join(names) or 'none'}")
         return [up, one(scenario, (up.name,))]
     if part:
-        known = {"lint": lint, "static": static, "sanity": sanity, "unit": unit, "newest": newest}
+        known = {"lint": lint, "static": static, "sanity": sanity, "unit": unit, "newest": newest, "contract": contract}
         if part not in known:
             raise Unknown(f"no part {part}; there are: {', '.join(known)}")
         return known[part]()
@@ -163,7 +170,7 @@ def choose(*, scenario: str | None = None, part: str | None = None, long: bool =
     hosts = [up, gold, *(one(name, (up.name,)) for name in chosen)]
     if long:
         return hosts
-    return [*unit(), *static(), *lint(), *sanity(), *newest((up.name,)), *hosts]
+    return [*unit(), *static(), *lint(), *sanity(), *newest((up.name,)), *contract((up.name,)), *hosts]
 
 
 def demo() -> list[Part]:
