@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Runs the tests part by part, and the demo step by step; says what each part took.
 
-Two lanes run at once: what needs no host (lint, static, sanity, unit), then the scenarios on new hosts; and the testbed, then
-the scenarios on clones of the installed host. A part that fails does not stop the others. The last line is `N passed, N failed`: parts are the tests.
+Two lanes run at once: what needs no host (lint, static, sanity, unit), then the scenarios on new hosts; and the testbed,
+then the scenarios on clones of the installed host. A part that fails does not stop the others. The last line is
+`N passed, N failed`: parts are the tests.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Host:
     @property
     def address(self) -> str:
         """The host's address on the testbed's network."""
-        return testbed("ip", self.name).strip()
+        return bed("ip", self.name).strip()
 
     def http(self, port: int, path: str, body: Any = None, token: str = "", timeout: float = 30) -> Answer:
         """A request from outside the host."""
@@ -121,7 +121,7 @@ class Host:
         )
 
 
-def testbed(*arguments: str) -> str:
+def bed(*arguments: str) -> str:
     """A verb of the testbed."""
     done = subprocess.run(
         [sys.executable, str(REPO / "testbed/testbed.py"), *arguments], capture_output=True, text=True, check=False
@@ -146,7 +146,9 @@ def start_playbook(name: str, *options: str, **extra: Any) -> subprocess.Popen[s
     if extra:
         command += ["-e", json.dumps(extra)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MOLECULE_")}
-    environment.pop("ANSIBLE_CONFIG", None)
+    for name in ("ANSIBLE_CONFIG", "ANSIBLE_FORCE_COLOR"):
+        environment.pop(name, None)
+    environment["ANSIBLE_NOCOLOR"] = "1"
     environment["ANSIBLE_HOST_KEY_CHECKING"] = "false"
     environment["ANSIBLE_COLLECTIONS_PATH"] = str(REPO / ".cache/collections")
     environment["PATH"] = f"{BIN}:{environment['PATH']}"

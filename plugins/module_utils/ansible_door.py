@@ -6,10 +6,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .errors import ScutumError
+
+
+def mask_only(module: Any, secrets: Iterable[str]) -> None:
+    """Have Ansible hide just these values in what the module returns.
+
+    A dict that is no_log hides each of its values, ports and words such as "true" too, and so makes messages unreadable.
+    The parameter itself stays hidden.
+    """
+    module.no_log_values = {value for value in secrets if len(value) >= 6}
 
 
 def run(module: Any, work: Callable[[], dict[str, Any]]) -> None:

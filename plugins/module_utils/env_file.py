@@ -133,7 +133,12 @@ class EnvFile:
 
     def secrets(self) -> dict[str, str]:
         """What must never be shown: every value that is not known to be harmless."""
-        return {k: v for k, v in self.as_dict().items() if v and k not in _NOT_SECRET}
+        return secrets_of(self.as_dict())
+
+
+def secrets_of(values: dict[str, str]) -> dict[str, str]:
+    """Those of some values that must never be shown."""
+    return {key: value for key, value in values.items() if value and key not in _NOT_SECRET}
 
 
 def problem_with(key: str, value: str) -> str | None:

@@ -55,13 +55,13 @@ def build(baked: dict[str, Any], changes: dict[str, Any]) -> str:
 _SECRET_KEY = re.compile(r"(api_key|secret|password|token)$", re.IGNORECASE)
 
 
-def literal_secrets(changes: Any, path: str = "scutum_litellm_config") -> list[str]:
-    """Where the operator's part holds a secret itself, in words; LiteLLM reads `os.environ/NAME` from its environment."""
-    found = []
+def literal_secrets(changes: Any, path: str = "scutum_litellm_config") -> dict[str, str]:
+    """Secrets that the operator's part holds itself, by place; LiteLLM reads `os.environ/NAME` from its environment."""
+    found: dict[str, str] = {}
     items = changes.items() if isinstance(changes, dict) else enumerate(changes) if isinstance(changes, list) else ()
     for key, value in items:
         where = f"{path}.{key}"
         if isinstance(value, str) and _SECRET_KEY.search(str(key)) and not value.startswith("os.environ/"):
-            found.append(f"{where} holds a secret: put it into scutum_env and write os.environ/ITS_NAME here")
-        found += literal_secrets(value, where)
+            found[where] = value
+        found.update(literal_secrets(value, where))
     return found

@@ -76,7 +76,8 @@ def examine(
     problems += _value_problems(
         bind_address, image_registry, image_digests or {}, release_sha256 or {}, release_base_url, litellm_workers
     )
-    problems += litellm_config_module.literal_secrets(litellm_config or {})
+    for place in litellm_config_module.literal_secrets(litellm_config or {}):
+        problems.append(f"{place} holds a secret: put it into scutum_env and write os.environ/ITS_NAME there")
     for key, value in sorted((wanted or {}).items()):
         if key in OWNED:
             problems.append(f"{key} cannot be set through scutum_env: it is decided by {OWNED[key]}")

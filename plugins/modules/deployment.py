@@ -154,7 +154,7 @@ duration:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.scutum.ops.plugins.module_utils import ansible_door, deployment
+from ansible_collections.scutum.ops.plugins.module_utils import ansible_door, deployment, env_file
 from ansible_collections.scutum.ops.plugins.module_utils.installation import Installation
 from ansible_collections.scutum.ops.plugins.module_utils.project import Settings
 
@@ -210,6 +210,8 @@ def main() -> None:
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
     given = module.params
     installation = Installation(given["directory"])
+    environment = {key: str(value) for key, value in given["environment"].items()}
+    ansible_door.mask_only(module, [*env_file.secrets_of(environment).values(), given["image_registry_password"]])
 
     def work() -> dict[str, object]:
         if given["state"] == "absent":

@@ -104,7 +104,8 @@ duration:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.scutum.ops.plugins.module_utils import ansible_door, preflight
+from ansible_collections.scutum.ops.plugins.module_utils import ansible_door, env_file, litellm_config, preflight
+from ansible_collections.scutum.ops.plugins.module_utils.errors import ScutumError
 from ansible_collections.scutum.ops.plugins.module_utils.installation import Installation
 
 
@@ -132,14 +133,23 @@ def main() -> None:
         supports_check_mode=True,
     )
     given = module.params
+    environment = {key: str(value) for key, value in given["environment"].items()}
+    literal = litellm_config.literal_secrets(given["litellm_config"])
+    ansible_door.mask_only(module, [*env_file.secrets_of(environment).values(), *literal.values()])
 
     def work() -> dict[str, object]:
+        if not given["directory"].startswith("/"):
+            raise ScutumError(
+                f"scutum_dir: {given['directory']} is not an absolute path",
+                left="nothing was changed",
+                next_step="set scutum_dir to a path such as /opt/scutum",
+            )
         return preflight.examine(
             Installation(given["directory"]),
             given["version"],
             engine_source=given["engine_source"],
             bind_address=given["bind_address"],
-            wanted={key: str(value) for key, value in given["environment"].items()},
+            wanted=environment,
             minimum_free_mb=given["minimum_free_mb"],
             image_registry=given["image_registry"],
             image_digests=given["image_digests"],

@@ -10,7 +10,11 @@ from pathlib import Path
 from . import host, images
 from .common import CLI, REPO, SETTINGS, TestbedError, digest, lock, log, step
 
-INPUTS = ("roles", "plugins", "playbooks", "testbed", "inventories/demo", "galaxy.yml")
+STANDIN = ("Dockerfile", "admin-api", "licences", "litellm", "postgres", "redis", "release", "services", "static")
+INPUTS = (
+    *("roles", "plugins", "playbooks", "inventories/demo", "galaxy.yml", "testbed/build_images.py"),
+    *(f"testbed/standin/{part}" for part in STANDIN),
+)
 INVENTORY = """\
 ---
 scutum:
