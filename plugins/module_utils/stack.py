@@ -92,8 +92,6 @@ def unhealthy(installation: Installation, service: str, container: dict[str, Any
     health = (state.get("Health") or {}).get("Status", "none")
     if state["Status"] == "running" and (health in ("healthy", "none") or installation.answers(service)):
         return ""
-    if state["Status"] == "restarting" or (container.get("RestartCount", 0) > 0 and state["Status"] != "running"):
-        return f"restarts again and again (last exit code {state.get('ExitCode')})"
     return f"is {state['Status']}" + (f", health {health}" if health != "none" else "")
 
 
@@ -111,6 +109,9 @@ def wait(
         if looping or time.monotonic() > end:
             name = looping[0] if looping else min(waiting, key=_upstream_first)
             others = sorted(set(waiting) - {name})
+            if looping:
+                count, code = containers[name]["RestartCount"], containers[name]["State"].get("ExitCode")
+                waiting[name] = f"restarts again and again ({count} times, last exit code {code})"
             raise ScutumError(
                 f"{name} {waiting[name]}"
                 + (f" (not healthy either: {', '.join(others)})" if others else "")
