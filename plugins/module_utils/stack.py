@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -13,6 +14,8 @@ from .compose import LABEL_HASH, Compose
 from .errors import ScutumError
 from .images import references
 from .installation import Installation
+
+_ERROR = re.compile(r"\b(ERROR|CRITICAL|FATAL|[Ff]ailed)\b")
 
 
 def plan(compose: Compose, model: dict[str, Any]) -> dict[str, str]:
@@ -115,11 +118,18 @@ def wait(
             raise ScutumError(
                 f"{name} {waiting[name]}"
                 + (f" (not healthy either: {', '.join(others)})" if others else "")
-                + f". Its last lines:\n{installation.redact(compose.logs(name))}",
+                + f". Its last lines:\n{installation.redact(telling(compose.logs(name, 200)))}",
                 left="the other services run as they did; data is untouched",
                 next_step=f"cd {installation.directory} && {compose.command('logs', '--tail', '200', name)}",
             )
         time.sleep(1)
+
+
+def telling(log: str, last: int = 15) -> str:
+    """The last lines of a log, and before them the last five that speak of an error: a traceback hides its own cause."""
+    lines = log.splitlines()
+    errors = dict.fromkeys(line for line in lines[:-last] if _ERROR.search(line))
+    return "\n".join([*list(errors)[-5:], *lines[-last:]])
 
 
 def _upstream_first(name: str) -> int:

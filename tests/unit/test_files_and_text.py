@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.scutum.ops.plugins.module_utils import engine, override, release, schema_guard, yaml_text
+from ansible_collections.scutum.ops.plugins.module_utils import (
+    engine,
+    override,
+    release,
+    schema_guard,
+    stack,
+    yaml_text,
+)
 from ansible_collections.scutum.ops.plugins.module_utils.errors import ScutumError
 from ansible_collections.scutum.ops.plugins.module_utils.files import write_file
 from ansible_collections.scutum.ops.plugins.module_utils.litellm_config import build, literal_secrets
@@ -146,3 +153,10 @@ def test_secrets_in_the_litellm_configuration_are_found_by_place() -> None:
     place = "scutum_litellm_config.model_list.0.litellm_params.api_key"
     assert literal_secrets(config) == {place: "canary"}
     assert literal_secrets({"general_settings": {"master_key": "x", "api_key": "os.environ/K"}}) == {}
+
+
+def test_the_cause_above_a_long_traceback_is_shown() -> None:
+    log = "\n".join(["INFO start", "ERROR admin-api Migration failed: x", *(f"  frame {n}" for n in range(40))] * 3)
+    shown = stack.telling(log).splitlines()
+    assert shown[0] == "ERROR admin-api Migration failed: x" and len(shown) == 16 and shown[-1] == "  frame 39"
+    assert stack.telling("one\ntwo") == "one\ntwo"
