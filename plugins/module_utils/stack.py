@@ -70,7 +70,7 @@ def apply(installation: Installation, timeout: float, report: Any = None) -> dic
         if result.rc != 0:
             raise ScutumError(
                 "docker compose up failed: " + installation.redact(result.err.strip()[-800:]),
-                left="services may be partly started; data is untouched",
+                left="services may be partly started; no data was removed",
                 next_step=_advice(installation, result.err),
             )
     wait(installation, compose, model, sorted(model["services"]), timeout)
@@ -119,7 +119,7 @@ def wait(
                 f"{name} {waiting[name]}"
                 + (f" (not healthy either: {', '.join(others)})" if others else "")
                 + f". Its last lines:\n{installation.redact(telling(compose.logs(name, 200)))}",
-                left="the other services run as they did; data is untouched",
+                left="containers may have been recreated and migrations applied; no volume was removed",
                 next_step=f"cd {installation.directory} && {compose.command('logs', '--tail', '200', name)}",
             )
         time.sleep(1)
