@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from .common import CLI, SETTINGS, TestbedError, apt_install, docker_ok, log, run, step, wait_for
+from .common import CLI, SETTINGS, TestbedError, apt_install, docker, docker_ok, log, run, step, wait_for
 
 SOCKET_DEADLINE = 60
 
@@ -52,9 +52,7 @@ def ensure() -> None:
     SETTINGS.cache.mkdir(parents=True, exist_ok=True)
     logfile = SETTINGS.cache / "dockerd.log"
     with step("start dockerd"):
-        for stale in (Path("/var/run/docker.pid"), Path("/var/run/docker/containerd/containerd.pid")):
-            if stale.exists() and not Path(f"/proc/{stale.read_text().strip() or 'x'}").exists():
-                stale.unlink()
+        _forget_dead()
         with logfile.open("ab") as out:
             process = subprocess.Popen(
                 ["dockerd", *_storage_driver()],
@@ -69,6 +67,25 @@ def ensure() -> None:
             return answers()
 
         wait_for(f"dockerd (log: {logfile})", seconds=SOCKET_DEADLINE, call=up)
+    _stop_left_over()
+
+
+def _forget_dead() -> None:
+    """Remove pid files of an engine that was killed: their numbers may belong to something else by now."""
+    for path in (Path("/var/run/docker.pid"), Path("/var/run/docker/containerd/containerd.pid")):
+        if path.exists():
+            name = Path(f"/proc/{path.read_text().strip() or 'x'}/comm")
+            if not name.exists() or name.read_text().strip() not in ("dockerd", "containerd"):
+                path.unlink()
+
+
+def _stop_left_over() -> None:
+    """Stop what came up with a new engine by a restart policy: whoever used it went away with the old engine."""
+    found = docker("ps", "-q", "--filter", f"label={SETTINGS.label}").split()
+    if found:
+        with step(f"stop {len(found)} container(s) of an earlier testbed"):
+            docker("update", "--restart", "no", *found)
+            docker("stop", "-t", "2", *found)
 
 
 def stop() -> None:

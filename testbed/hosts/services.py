@@ -36,10 +36,11 @@ def _start(service: str, aliases: tuple[str, ...], extra: tuple[str, ...], comma
         return
     with step(f"start the {service}"):
         docker("rm", "-f", "-v", container(service), check=False)
+        # No restart policy: an engine that starts again must not bring up what another checkout left behind.
         names = [word for alias in aliases for word in ("--network-alias", alias)]
         docker(
             "run", "-d", "--name", container(service), "--label", SETTINGS.label, "--network", SETTINGS.name,
-            *names, "--restart", "unless-stopped", *extra, images.image("services"), *command,
+            *names, *extra, images.image("services"), *command,
         )  # fmt: skip
 
 
