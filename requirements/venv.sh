@@ -6,6 +6,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 venv=.venv
+# Not the interpreter that is about to be removed: make puts it first.
+PATH=$(tr ':' '\n' <<<"$PATH" | grep -vFx "$PWD/$venv/bin" | paste -sd:)
 link=.cache/collections/ansible_collections/scutum/ops
 log=build/logs/venv.log
 start=$SECONDS
