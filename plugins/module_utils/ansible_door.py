@@ -21,6 +21,15 @@ def mask_only(module: Any, secrets: Iterable[str]) -> None:
     module.no_log_values = {value for value in secrets if len(value) >= 6}
 
 
+def installed(installation: Any) -> None:
+    """Refuse to work on a directory that holds no installation."""
+    if not installation.exists():
+        raise ScutumError(
+            f"{installation.directory} holds no installation",
+            next_step="run playbooks/install.yml, or set scutum_dir to the directory that holds config/.env",
+        )
+
+
 def run(module: Any, work: Callable[[], dict[str, Any]]) -> None:
     """Do a module's work and leave by the one exit: its result, or the failure in the library's three parts.
 

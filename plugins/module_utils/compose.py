@@ -80,7 +80,10 @@ class Compose:
         """One call that has to succeed; its standard output."""
         result = self.run(*arguments, timeout=timeout, stdin=stdin)
         if result.rc != 0:
-            raise ScutumError(f"docker compose {arguments[0]} failed: {result.err.strip()[-800:]}")
+            raise ScutumError(
+                f"docker compose {arguments[0]} failed ({result.rc}): {result.err.strip()[-800:]}",
+                next_step=f"see it again with: cd {self.directory} && {self.command(*arguments)}",
+            )
         return result.out
 
     def model(self) -> dict[str, Any]:
@@ -108,6 +111,16 @@ class Compose:
             if labels.get(LABEL_ONEOFF, "False") != "True":
                 found[str(labels.get(LABEL_SERVICE))] = item
         return found
+
+    def container_id(self, project: str, service: str) -> str:
+        """The running container of a service; empty when there is none."""
+        filters = [
+            f"label={LABEL_PROJECT}={project}",
+            f"label={LABEL_SERVICE}={service}",
+            f"label={LABEL_ONEOFF}=False",
+        ]
+        arguments = [part for text in filters for part in ("--filter", text)]
+        return (self.engine.run("ps", "-q", *arguments, timeout=60).out.split() or [""])[0]
 
     def logs(self, service: str, lines: int = 20) -> str:
         """The last lines of a service's log. May hold secrets: redact before showing."""

@@ -10,12 +10,14 @@ handed around, and the client is of the server's version.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import tempfile
+import uuid
 from dataclasses import dataclass
 from functools import partial
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from .engine import clean_environment
 from .errors import ScutumError
@@ -28,6 +30,15 @@ SELECT n.nspname, c.relname, c.relkind
  WHERE c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition
    AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
  ORDER BY 1, 2
+"""
+
+# The product takes the first active one (vendor: _load_from_db in src/admin-api/license.py).
+_LICENCES = """
+SELECT json_build_object('id', id, 'fingerprint', encode(sha256(convert_to(license_key, 'UTF8')), 'hex'), 'tier', tier,
+         'customer_id', customer_id, 'customer_email', customer_email, 'company', company, 'features', features,
+         'active', is_active, 'issued_at', extract(epoch FROM issued_at), 'expires_at', extract(epoch FROM expires_at),
+         'created_at', extract(epoch FROM created_at), 'activated_by', activated_by)
+  FROM public.licenses ORDER BY is_active DESC, expires_at DESC, created_at DESC
 """
 
 
@@ -49,16 +60,29 @@ class Database:
         self.user = env.get("POSTGRES_USER") or "litellm"
         self.name = env.get("POSTGRES_DB") or "litellm"
 
+    def _in_container(self, *command: str) -> list[str]:
+        """Arguments of the engine for a command in the server's container."""
+        found = self.installation.compose().container_id(self.installation.project, "postgres")
+        if not found:
+            raise ScutumError("Postgres: its container does not run", next_step=self._look())
+        return ["exec", "-i", found, *command, "-U", self.user, "-d", self.name]
+
+    def _look(self) -> str:
+        compose = self.installation.compose()
+        return f"cd {self.installation.directory} && {compose.command('logs', '--tail', '50', 'postgres')}"
+
     def query(self, sql: str, timeout: float = 600) -> list[list[str]]:
         """Rows of one statement, every value as text."""
-        result = self.installation.compose().run(
-            *("exec", "-T", "postgres", "psql", "-X", "-q", "-At", "-F", "\x1f", "-v", "ON_ERROR_STOP=1"),
-            *("-U", self.user, "-d", self.name, "-f", "-"),
-            stdin=sql,
-            timeout=timeout,
-        )
+        psql = ("psql", "-X", "-q", "-At", "-F", "\x1f", "-v", "ON_ERROR_STOP=1", "-f", "-")
+        result = self.installation.engine.run(*self._in_container(*psql), stdin=sql, timeout=timeout)
         if result.rc != 0:
-            raise ScutumError(f"Postgres: {self.installation.redact(result.err.strip()[-400:])}")
+            # psql always says why; without a word it was the engine's `exec` that failed.
+            why = self.installation.redact((result.err or result.out).strip()[-400:])
+            raise ScutumError(
+                f"Postgres: {why or f'the engine ended psql with exit code {result.rc} and no word'}",
+                left="the statement that failed changed nothing",
+                next_step=self._look(),
+            )
         return [line.split("\x1f") for line in result.out.splitlines()]
 
     def relations(self) -> dict[str, int]:
@@ -89,6 +113,22 @@ class Database:
         sql = "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relname LIKE 'LiteLLM\\_%' ORDER BY 1"
         return [row[0] for row in self.query(sql)]
 
+    def licences(self) -> list[dict[str, Any]]:
+        """Every licence, active ones first, in the order in which the product prefers them; tokens never leave the server.
+
+        Keys: `id`, `fingerprint` (SHA-256 of the token), `tier`, `customer_id`, `customer_email`, `company`, `features`,
+        `active`, `issued_at`, `expires_at`, `created_at` (seconds since 1970), `activated_by`.
+        """
+        if self.query("SELECT to_regclass('public.licenses') IS NOT NULL") != [["t"]]:
+            return []
+        return [dict(json.loads(row[0])) for row in self.query(_LICENCES)]
+
+    def deactivate_licences(self, ids: list[str]) -> None:
+        """Switch licences off by their ids; the rows stay."""
+        if ids:
+            listed = ", ".join("'" + str(uuid.UUID(item)) + "'" for item in ids)
+            self.query(f"UPDATE public.licenses SET is_active = false WHERE is_active AND id IN ({listed})")
+
     def size(self) -> int:
         """Bytes of the database."""
         return int(self.query("SELECT pg_database_size(current_database())")[0][0])
@@ -109,10 +149,7 @@ class Database:
                 left="the database was not touched",
                 next_step=f"free space below {directory}",
             )
-        command = [compose.engine.binary, "compose", "--env-file", "config/.env"]
-        for name in compose.files:
-            command += ["-f", name]
-        command += ["exec", "-T", "postgres", "pg_dump", "-Fc", *method, "-U", self.user, "-d", self.name]
+        command = [compose.engine.binary, *self._in_container("pg_dump", "-Fc", *method)]
         descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".dump-")
         digest = hashlib.sha256()
         try:
@@ -120,7 +157,6 @@ class Database:
             with os.fdopen(descriptor, "wb") as handle, tempfile.TemporaryFile() as problems:
                 with subprocess.Popen(
                     command,
-                    cwd=compose.directory,
                     env=clean_environment(),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
@@ -136,7 +172,11 @@ class Database:
                 handle.flush()
                 os.fsync(handle.fileno())
             if rc != 0:
-                raise ScutumError(f"pg_dump failed: {self.installation.redact(problem.strip()[-400:])}")
+                raise ScutumError(
+                    f"pg_dump failed ({rc}): {self.installation.redact(problem.strip()[-400:])}",
+                    left="the database is as it was; no incomplete dump was kept",
+                    next_step=self._look(),
+                )
             os.replace(temporary, path)
         finally:
             if os.path.exists(temporary):

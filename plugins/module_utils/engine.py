@@ -93,7 +93,10 @@ class Engine:
         """One call that has to succeed; its standard output."""
         result = self.run(*arguments, **options)
         if result.rc != 0:
-            raise ScutumError(f"{self.binary} {arguments[0]} failed: {result.err.strip()[-600:]}")
+            raise ScutumError(
+                f"{self.binary} {arguments[0]} failed ({result.rc}): {result.err.strip()[-600:]}",
+                next_step=f"see it again with: {self.binary} {' '.join(arguments)}",
+            )
         return result.out
 
     def installed(self) -> bool:

@@ -16,7 +16,7 @@ description:
   - Runs every check, also after one has failed, and fails once with all of them and the last log lines of the services
     at fault, without secrets.
   - Completions are asked for with fallbacks and caches switched off and a fresh nonce, so that a dead provider is seen.
-extends_documentation_fragment: scutum.ops.installation
+extends_documentation_fragment: [scutum.ops.installation, scutum.ops.installation.directory]
 attributes:
   check_mode:
     description: Runs the same in check mode, since it changes nothing but a record of the image's schema head.
@@ -75,7 +75,6 @@ duration:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.scutum.ops.plugins.module_utils import ansible_door, verification
-from ansible_collections.scutum.ops.plugins.module_utils.errors import ScutumError
 from ansible_collections.scutum.ops.plugins.module_utils.installation import Installation
 
 
@@ -98,7 +97,7 @@ def main() -> None:
         if not installation.exists():
             if module.check_mode:
                 return {"changed": False, "checks": [], "licence": {}, "urls": {}}
-            raise ScutumError(f"{installation.directory} holds no installation", next_step="run playbooks/install.yml")
+            ansible_door.installed(installation)
         result = verification.verify(
             installation, given["version"], given["smoke_models"], given["image_digests"], given["timeout"]
         )
