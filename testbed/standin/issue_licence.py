@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import jwt
 
@@ -13,9 +14,14 @@ KEY = Path(__file__).resolve().parent / "licences/test-private.pem"
 
 
 def issue(
-    tier: str, days: float, email: str = "ops@example.com", company: str = "Example", subject: str = "c-1"
+    tier: str,
+    days: float,
+    email: str = "ops@example.com",
+    company: str = "Example",
+    subject: str = "c-1",
+    **changes: Any,
 ) -> str:
-    """A signed licence; negative days make one that has expired."""
+    """A signed licence; negative days make one that has expired; changes are claims (None: left out)."""
     now = time.time()
     claims = {
         "sub": subject,
@@ -26,6 +32,8 @@ def issue(
         "exp": int(now + days * 86400),
         "features": {"audit_retention_days": RETENTION[tier]},
     }
+    claims |= changes
+    claims = {name: value for name, value in claims.items() if value is not None}
     return jwt.encode(claims, KEY.read_text(), algorithm="EdDSA")
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import jwt
 
+log = logging.getLogger("admin-api")
 REQUIRED = ("exp", "iat", "tier", "sub", "email")
 RETENTION = {"trial": 30, "team": 90, "business": 365, "enterprise": 2555}
 
@@ -24,21 +27,30 @@ def public_key() -> str:
         return handle.read()
 
 
-def decode(key: str, allow_expired: bool) -> dict[str, Any]:
-    """The claims of a key whose signature is right."""
+def decode(key: str) -> dict[str, Any]:
+    """The claims of a key whose signature is right; expired ones too."""
     try:
-        claims = dict(jwt.decode(key, public_key(), algorithms=["EdDSA"], options={"verify_exp": False}))
+        return dict(
+            jwt.decode(
+                key,
+                public_key(),
+                algorithms=["EdDSA"],
+                options={"verify_exp": False, "require": list(REQUIRED)},
+            )
+        )
     except jwt.InvalidSignatureError as error:
         raise Refused("license signature does not match — wrong issuer or tampered token") from error
-    except jwt.PyJWTError as error:
+    except jwt.MissingRequiredClaimError as error:
+        raise Refused(f"license missing required claim: {error}") from error
+    except jwt.DecodeError as error:
         raise Refused(f"license could not be decoded: {error}") from error
-    missing = [name for name in REQUIRED if name not in claims]
-    if missing:
-        raise Refused(f"license missing required claim: {missing[0]}")
-    late = datetime.now(UTC).timestamp() - float(claims["exp"])
-    if late > 0 and not allow_expired:
-        raise Refused(f"license expired {int(late // 86400)} day(s) ago")
-    return claims
+    except Exception as error:
+        raise Refused(f"license verification failed: {type(error).__name__}: {error}") from error
+
+
+def late(claims: dict[str, Any]) -> timedelta:
+    """How long a licence has been expired; negative while it is not."""
+    return datetime.now(UTC) - datetime.fromtimestamp(int(claims["exp"]), UTC)
 
 
 class State:
@@ -54,7 +66,7 @@ class State:
         if not key:
             return
         try:
-            self.claims = decode(key, allow_expired=True)
+            self.claims = decode(key)
         except Refused as refused:
             self.error = str(refused)
 
@@ -67,7 +79,7 @@ class State:
                 "company": None, "issued_at": None, "expires_at": None, "days_remaining": None, "features": {},
                 "error": self.error,
             }  # fmt: skip
-        expires = datetime.fromtimestamp(float(claims["exp"]), UTC)
+        expires = datetime.fromtimestamp(int(claims["exp"]), UTC)
         left = expires - datetime.now(UTC)
         return {
             "present": True,
@@ -76,39 +88,38 @@ class State:
             "tier": claims["tier"],
             "customer_email": claims["email"],
             "company": claims.get("company"),
-            "issued_at": datetime.fromtimestamp(float(claims["iat"]), UTC).isoformat(),
+            "issued_at": datetime.fromtimestamp(int(claims["iat"]), UTC).isoformat(),
             "expires_at": expires.isoformat(),
             "days_remaining": max(0, left.days),
             "features": claims.get("features") or {},
-            "error": None,
+            "error": f"license expired {late(claims).days} day(s) ago" if left.total_seconds() <= 0 else None,
         }
 
 
 async def revalidate(state: State, pool: Any) -> None:
     """The environment's key when there is one, else the operative row: the trap, kept as it is."""
-    key = os.environ.get("LICENSE_KEY", "")
+    environment = os.environ.get("LICENSE_KEY", "").strip()
+    key = environment
     if not key and pool is not None:
-        key = (
-            await pool.fetchval(
-                "SELECT license_key FROM licenses WHERE is_active ORDER BY expires_at DESC NULLS LAST LIMIT 1"
-            )
-            or ""
+        key = await pool.fetchval(
+            "SELECT license_key FROM licenses WHERE is_active ORDER BY expires_at DESC, created_at DESC LIMIT 1"
         )
-    elif key and pool is not None:
-        await remember(pool, key, "environment")
-    state.take(key)
+    if environment and pool is not None:
+        with contextlib.suppress(Refused):
+            if late(claims := decode(environment)).total_seconds() < 0:
+                await remember(pool, environment, claims, "environment")
+    state.take(key or "")
 
 
-async def remember(pool: Any, key: str, by: str) -> None:
-    """A row for a key that was accepted; older rows stay active."""
+async def remember(pool: Any, key: str, claims: dict[str, Any], by: str) -> None:
+    """A row for a key that was accepted; a row that is there becomes active again. A failure is only logged."""
     try:
-        claims = decode(key, allow_expired=True)
-    except Refused:
-        return
-    await pool.execute(
-        "INSERT INTO licenses (license_key, customer_id, customer_email, company, tier, issued_at, expires_at, features, "
-        "activated_by) VALUES ($1, $2, $3, $4, $5, to_timestamp($6), to_timestamp($7), $8::jsonb, $9) "
-        "ON CONFLICT (license_key) DO NOTHING",
-        key, str(claims["sub"]), claims["email"], claims.get("company"), claims["tier"], float(claims["iat"]),
-        float(claims["exp"]), json.dumps(claims.get("features") or {}), by,
-    )  # fmt: skip
+        await pool.execute(
+            "INSERT INTO licenses (license_key, customer_id, customer_email, company, tier, issued_at, expires_at, features, "
+            "activated_by) VALUES ($1, $2, $3, $4, $5, to_timestamp($6), to_timestamp($7), $8::jsonb, $9) "
+            "ON CONFLICT (license_key) DO UPDATE SET is_active = true",
+            key, str(claims["sub"]), claims["email"], str(claims.get("company", "")), claims["tier"],
+            float(int(claims["iat"])), float(int(claims["exp"])), json.dumps(dict(claims.get("features", {}))), by,
+        )  # fmt: skip
+    except Exception as error:  # the product keeps serving the licence that it could not keep
+        log.warning("Could not persist license: %s", error)

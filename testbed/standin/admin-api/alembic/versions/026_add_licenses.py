@@ -6,10 +6,13 @@ revision = "026"
 down_revision = "025"
 
 SQL = """
-CREATE TABLE IF NOT EXISTS licenses (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), license_key text UNIQUE NOT NULL,
-  customer_id varchar(255), customer_email varchar(255), company varchar(255), tier varchar(50) NOT NULL,
-  issued_at timestamptz, expires_at timestamptz, features jsonb DEFAULT '{}', is_active boolean DEFAULT true,
-  activated_by varchar(255), created_at timestamptz DEFAULT current_timestamp);
+CREATE TABLE IF NOT EXISTS licenses (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), license_key text NOT NULL,
+  customer_id text NOT NULL, customer_email text NOT NULL, company text,
+  tier text NOT NULL CHECK (tier IN ('trial', 'team', 'business', 'enterprise')),
+  issued_at timestamptz NOT NULL, expires_at timestamptz NOT NULL, features jsonb NOT NULL DEFAULT '{}',
+  is_active boolean NOT NULL DEFAULT true, activated_by text, created_at timestamptz DEFAULT current_timestamp);
+CREATE INDEX IF NOT EXISTS idx_licenses_active_expires ON licenses (is_active, expires_at DESC);
+CREATE UNIQUE INDEX IF NOT EXISTS idx_licenses_key_unique ON licenses (license_key);
 """
 
 
