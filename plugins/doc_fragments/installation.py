@@ -9,7 +9,7 @@ from __future__ import annotations
 class ModuleDocFragment:
     """Fragments, by name."""
 
-    DOCUMENTATION = r"""
+    DIRECTORY = r"""
 options:
   directory:
     description:
@@ -17,6 +17,10 @@ options:
       - Its name is the name of the Compose project.
     type: path
     required: true
+"""
+
+    DOCUMENTATION = r"""
+options:
   version:
     description:
       - One exact release, such as V(0.1.0).

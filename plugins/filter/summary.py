@@ -14,7 +14,7 @@ version_added: 0.1.0
 author: scutum.ops maintainers (@scutum-ops)
 description:
   - Turns the result of M(scutum.ops.verification) into lines of text.
-positional: host, version, deployment
+positional: host, version, deployment, licence
 options:
   _input:
     description: What M(scutum.ops.verification) returned.
@@ -32,12 +32,16 @@ options:
     description: What M(scutum.ops.deployment) returned.
     type: dict
     required: true
+  licence:
+    description: What M(scutum.ops.license) returned; it may have been skipped.
+    type: dict
+    required: true
 """
 
 EXAMPLES = r"""
 - name: Say what runs
   ansible.builtin.debug:
-    msg: "{{ verification | scutum.ops.summary(inventory_hostname, scutum_version, deployed) }}"
+    msg: "{{ verification | scutum.ops.summary(inventory_hostname, scutum_version, deployed, licence) }}"
 """
 
 RETURN = r"""
@@ -47,7 +51,9 @@ _value:
 """
 
 
-def summary(verification: dict[str, Any], host: str, version: str, deployment: dict[str, Any]) -> str:
+def summary(
+    verification: dict[str, Any], host: str, version: str, deployment: dict[str, Any], licence: dict[str, Any]
+) -> str:
     """The text for one host."""
     checks = verification.get("checks", [])
     good = sum(1 for item in checks if item["ok"])
@@ -55,8 +61,14 @@ def summary(verification: dict[str, Any], host: str, version: str, deployment: d
         f"Scutum {version} serves on {host}: {good} of {len(checks)} checks passed in {verification.get('duration')} s"
     ]
     lines += [f"  {name:<10} {url}" for name, url in sorted(verification.get("urls", {}).items())]
-    shown = ("completion ", "licence", "migrations", "admin-api with")
-    lines += [f"  {item['name']}: {item['detail']}" for item in checks if item["name"].startswith(shown)]
+    shown = ["completion ", "migrations", "admin-api with"] + ([] if licence.get("status") else ["licence"])
+    lines += [f"  {item['name']}: {item['detail']}" for item in checks if item["name"].startswith(tuple(shown))]
+    if licence.get("status"):
+        held = licence["after"]
+        lines.append(
+            f"  licence {licence['status']}: {held['tier']} for {held['customer_email']} until {held['expires_at']} "
+            f"({licence['agreeing']} of {licence['answers']} answers)"
+        )
     changes = deployment.get("changes") or []
     lines.append(f"  deployed in {deployment.get('duration')} s: {', '.join(changes) or 'nothing changed'}")
     return "\n".join(lines)

@@ -71,6 +71,37 @@ class AdminApi:
         """The licence state of the worker process that happens to answer (each worker has its own)."""
         return dict(self._json("GET", "/api/v1/license", auth=False) or {})
 
+    def activate_licence(self, token: str) -> dict[str, Any]:
+        """Activate a licence; the answer is the state of the worker that took it.
+
+        Raises:
+            ScutumError: the product refuses it (400, 422), or us (401, 403).
+            NoAnswer: nothing answered; it may have been accepted all the same.
+        """
+        path = "/api/v1/license/activate"
+        answer = self._call("POST", path, {"license_key": token})
+        if answer.status in (400, 422):
+            raise ScutumError(
+                f"admin-api refused the licence ({answer.status}): {_detail(answer)}",
+                left="the licence in force stays",
+                next_step="if the token was checked here without a complaint, compare the clocks of host and container "
+                "(date -u), and the release's license-public.pem with the one in the image",
+            )
+        if answer.status in (401, 403):
+            raise ScutumError(
+                f"admin-api does not let SCUTUM_API_KEY activate a licence ({answer.status}: {_detail(answer)})",
+                left="the licence in force stays",
+                next_step="use the key of an administrator: SCUTUM_API_KEY in config/.env",
+            )
+        data = answer.json()
+        if answer.status != 200 or not isinstance(data, dict):
+            raise ScutumError(
+                f"admin-api: POST {path} answered {answer.status}: {_detail(answer)}",
+                left="the licence may have been stored: the next run looks",
+                next_step="run the playbook again when admin-api is well (scutum-ops verify)",
+            )
+        return data
+
     def audit_logs(self, limit: int = 1) -> list[dict[str, Any]]:
         """The newest audit rows: the cheapest call that needs login, database and schema."""
         rows = self._json("GET", f"/api/v1/audit-logs?limit={int(limit)}")
@@ -81,6 +112,10 @@ class AdminApi:
 
 def _detail(answer: http.Response) -> str:
     data = answer.json()
+    if isinstance(data, dict) and isinstance(data.get("detail"), list):
+        # FastAPI's 422 repeats what was sent, which may be a secret: only the place and the reason are shown.
+        found = [item for item in data["detail"] if isinstance(item, dict)]
+        return "; ".join(f"{'.'.join(map(str, item.get('loc', [])))}: {item.get('msg')}" for item in found)[:300]
     if isinstance(data, dict) and "detail" in data:
         return str(data["detail"])[:300]
     return answer.text[:300]

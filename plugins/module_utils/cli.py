@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from . import verification
+from . import licence, licence_activation, licence_watch, metrics, verification
 from .errors import ScutumError
 from .installation import Installation
 
@@ -28,7 +28,53 @@ def verify(installation: Installation, arguments: argparse.Namespace) -> tuple[b
     return bool(result["ok"]), result, "\n".join(lines)
 
 
-JOBS: dict[str, Callable[[Installation, argparse.Namespace], tuple[bool, dict[str, Any], str]]] = {"verify": verify}
+def show_license(installation: Installation, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any], str]:
+    """What the table, the environment and the endpoint say about the licence."""
+    found = licence.status(installation)
+    return bool(found["consistent"] and not found["expired"]), found, licence.text(found)
+
+
+def activate_license(installation: Installation, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any], str]:
+    """Have the licence on standard input in force: an argument would show in the list of processes."""
+    request = licence_activation.Request(
+        token=sys.stdin.read(),
+        allow_customer_change=arguments.allow_customer_change,
+        allow_downgrade=arguments.allow_downgrade,
+        allow_earlier_expiry=arguments.allow_earlier_expiry,
+        longer_rows=arguments.longer_licenses,
+        environment=arguments.environment_key,
+        wait=arguments.wait,
+        timeout=arguments.timeout,
+    )
+    result = licence_activation.activate(installation, request, arguments.check)
+    held = result["after"]
+    lines = [
+        f"{result['status']}: {held['tier']} for {held['customer_email']} until {held['expires_at']} "
+        f"({result['agreeing']} of {result['answers']} answers)",
+        *(f"  {action}" for action in result["actions"] or ["it was in force already"]),
+    ]
+    return True, result, "\n".join(lines)
+
+
+def watch_license(installation: Installation, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any], str]:
+    """The licence's metrics, and a message when a step on the way to its end is due."""
+    result = licence_watch.watch(installation, arguments.metrics)
+    said = {True: ", told", False: ""}[result["told"]]
+    due = {"": "no warning is due", licence_watch.EXPIRED: "it has expired"}
+    lines = [
+        due.get(result["warning"], f"the {result['warning']}-day warning is due") + said,
+        f"metrics: {result['metrics']}",
+    ]
+    # A licence that runs out is not a failure of the job: the metrics and the message say it.
+    return True, result, "\n".join([licence.text(result["status"]), *lines])
+
+
+JOBS: dict[str, Callable[[Installation, argparse.Namespace], tuple[bool, dict[str, Any], str]]] = {
+    "verify": verify,
+    "license": show_license,
+    "license-activate": activate_license,
+    "license-watch": watch_license,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,6 +86,20 @@ def main(argv: list[str] | None = None) -> int:
     job = jobs.add_parser("verify", help="is this installation what it should be? changes nothing")
     job.add_argument("--release", default="", help="the release to expect (default: the recorded one)")
     job.add_argument("--model", action="append", help="a model that has to answer by itself; may be repeated")
+    jobs.add_parser("license", help="which licence is in force, where, and do all places agree? changes nothing")
+    job = jobs.add_parser("license-activate", help="have the licence on standard input in force, and prove it")
+    job.add_argument("--check", action="store_true", help="only say what would be done")
+    job.add_argument("--allow-customer-change", action="store_true")
+    job.add_argument("--allow-downgrade", action="store_true")
+    job.add_argument("--allow-earlier-expiry", action="store_true")
+    job.add_argument("--longer-licenses", choices=["refuse", "deactivate"], default="refuse")
+    job.add_argument("--environment-key", choices=["clear", "refuse"], default="clear")
+    job.add_argument(
+        "--wait", type=float, default=licence_activation.REVALIDATION + 15, help="seconds for stale workers"
+    )
+    job.add_argument("--timeout", type=float, default=60, help="seconds for admin-api to answer")
+    job = jobs.add_parser("license-watch", help="write the licence's metrics; send a warning that is due, once")
+    job.add_argument("--metrics", default=metrics.DIRECTORY, help="directory for the metrics (default: %(default)s)")
     arguments = parser.parse_args(argv)
     installation = Installation(arguments.dir)
     try:

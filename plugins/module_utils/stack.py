@@ -77,6 +77,19 @@ def apply(installation: Installation, timeout: float, report: Any = None) -> dic
     return {"actions": actions, "guard": guard, "seconds": round(time.monotonic() - start, 1)}
 
 
+def recreate(installation: Installation, service: str, timeout: float) -> None:
+    """Bring one service to what its Compose file and config/.env say, and leave all others alone."""
+    compose = installation.compose()
+    result = compose.run("up", "-d", "--no-deps", service, timeout=timeout)
+    if result.rc != 0:
+        raise ScutumError(
+            f"docker compose up {service} failed: " + installation.redact(result.err.strip()[-800:]),
+            left=f"{service} may not run; everything else was left alone",
+            next_step=_advice(installation, result.err),
+        )
+    wait(installation, compose, compose.model(), [service], timeout)
+
+
 def _advice(installation: Installation, text: str) -> str:
     if "address already in use" in text or "port is already allocated" in text:
         return "free the port (ss -ltnp), or set another one in scutum_env (LITELLM_PORT, ADMIN_API_PORT, …)"

@@ -16,7 +16,7 @@ description:
     C(COMPOSE_FILE) in C(config/.env) names, so that the vendor's own command line works on.
   - Secrets are generated on the host at the first install and never changed by a later one.
   - LiteLLM may change the database schema only in a watched window, at the first start of each LiteLLM image.
-extends_documentation_fragment: scutum.ops.installation
+extends_documentation_fragment: [scutum.ops.installation, scutum.ops.installation.directory]
 attributes:
   check_mode:
     description: Goes the same way with copies on a tmpfs, and says what would change. Needs the release server.

@@ -14,7 +14,7 @@ description:
   - Looks at the engine, other installations, left-over data, ports, disk and the operator's values.
   - Fails once, with every problem that it found. It never changes anything.
   - Runs without an engine.
-extends_documentation_fragment: scutum.ops.installation
+extends_documentation_fragment: [scutum.ops.installation, scutum.ops.installation.directory]
 attributes:
   check_mode:
     description: Runs the same in check mode, since it changes nothing.

@@ -1,0 +1,163 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Have a job of this collection on its schedule."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: scheduled_job
+short_description: Have a job of scutum-ops run on a schedule
+version_added: 0.1.0
+author: scutum.ops maintainers (@scutum-ops)
+description:
+  - Writes a systemd service and its timer, which run C(scutum-ops) on the host without Ansible, at low priority.
+  - A run that was missed while the host was off is made up for.
+extends_documentation_fragment: scutum.ops.installation.directory
+attributes:
+  check_mode:
+    description: Says what would be written.
+    support: full
+  diff_mode:
+    description: The names of what is written are in RV(changes).
+    support: none
+options:
+  name:
+    description:
+      - Name of the job; the units are C(scutum-ops-<name>.service) and C(.timer).
+    type: str
+    required: true
+  state:
+    description:
+      - V(absent) removes the units; settings and state of the job stay.
+    type: str
+    choices: [present, absent]
+    default: present
+  description:
+    description:
+      - What it does, for C(systemctl list-timers).
+    type: str
+    default: ""
+  arguments:
+    description:
+      - Arguments of C(scutum-ops), the job's name first.
+    type: list
+    elements: str
+    default: []
+  calendar:
+    description:
+      - When, as C(man systemd.time) describes calendar events.
+    type: str
+    default: daily
+  random_delay:
+    description:
+      - Seconds by which a start is put off at random.
+    type: int
+    default: 300
+  timeout:
+    description:
+      - Seconds after which a run is ended.
+    type: int
+    default: 600
+  directories:
+    description:
+      - Directories on the host that the job writes into, created when they are missing.
+    type: list
+    elements: path
+    default: []
+  notifications:
+    description:
+      - Where jobs on this host tell people. V(mail) has host, port, sender, to (a list), starttls, username, password;
+        V(webhook) has url and headers. Kept in C(.scutum-ops/notifications.json), 0600.
+    type: dict
+  run_now:
+    description:
+      - Run it once although nothing about the job has changed. A new or changed job is run once in any case.
+    type: bool
+    default: false
+  command:
+    description:
+      - The command line of this collection on the host.
+    type: path
+    default: /usr/local/sbin/scutum-ops
+"""
+
+EXAMPLES = r"""
+- name: Watch the licence
+  scutum.ops.scheduled_job:
+    directory: /opt/scutum
+    name: license-watch
+    description: Watch the licence of Scutum
+    arguments: [license-watch]
+    calendar: hourly
+"""
+
+RETURN = r"""
+changes:
+  description: What was changed, or would be.
+  returned: success
+  type: list
+  elements: str
+  sample: [/etc/systemd/system/scutum-ops-license-watch.timer]
+duration:
+  description: Seconds.
+  returned: success
+  type: float
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.scutum.ops.plugins.module_utils import ansible_door, schedule
+from ansible_collections.scutum.ops.plugins.module_utils.installation import Installation
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "directory": {"type": "path", "required": True},
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "description": {"type": "str", "default": ""},
+            "arguments": {"type": "list", "elements": "str", "default": []},
+            "calendar": {"type": "str", "default": "daily"},
+            "random_delay": {"type": "int", "default": 300},
+            "timeout": {"type": "int", "default": 600},
+            "directories": {"type": "list", "elements": "path", "default": []},
+            "notifications": {"type": "dict", "no_log": True},
+            "run_now": {"type": "bool", "default": False},
+            "command": {"type": "path", "default": "/usr/local/sbin/scutum-ops"},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    told = given["notifications"] or {}
+    webhook = told.get("webhook") or {}
+    secrets = [(told.get("mail") or {}).get("password"), webhook.get("url"), *(webhook.get("headers") or {}).values()]
+    ansible_door.mask_only(module, [str(secret) for secret in secrets if secret])
+    job = schedule.Job(
+        name=given["name"],
+        description=given["description"] or f"Scutum: {given['name']}",
+        arguments=given["arguments"],
+        calendar=given["calendar"],
+        delay=given["random_delay"],
+        timeout=given["timeout"],
+        directories=given["directories"],
+        notifications=given["notifications"],
+    )
+
+    def work() -> dict[str, object]:
+        if given["state"] == "absent":
+            changes = schedule.remove(job, module.check_mode)
+        else:
+            changes = schedule.ensure(Installation(given["directory"]), job, given["command"], module.check_mode)
+            if (changes or given["run_now"]) and not module.check_mode:
+                problem = schedule.run_now(job)
+                if problem:
+                    module.warn(problem)
+        return {"changed": bool(changes), "changes": changes}
+
+    ansible_door.run(module, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,352 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Licences: the offline check against PyJWT as the oracle, what speaks against a token, retention, the ladder, messages."""
+
+from __future__ import annotations
+
+import base64
+import email
+import hashlib
+import hmac
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from aiosmtpd.controller import Controller
+from ansible_collections.scutum.ops.plugins.module_utils import (
+    licence,
+    licence_activation,
+    licence_token,
+    licence_watch,
+    metrics,
+    notify,
+)
+from ansible_collections.scutum.ops.plugins.module_utils.errors import ScutumError
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+DAY = 86400
+NOW = time.time()
+
+
+@pytest.fixture(scope="module", name="pair")
+def fixture_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ed25519PrivateKey, str]:
+    """An issuer's key, and the path of its public half."""
+    key = Ed25519PrivateKey.generate()
+    path = tmp_path_factory.mktemp("keys") / "license-public.pem"
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    path.write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, form))
+    return key, str(path)
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    """The claims of a business licence; None leaves one out."""
+    found = {
+        "sub": "c-1",
+        "email": "ops@example.com",
+        "company": "Example",
+        "tier": "business",
+        "iat": int(NOW - 60),
+        "exp": int(NOW + 365 * DAY),
+        "features": {"audit_retention_days": 365},
+    }
+    return {name: value for name, value in (found | changes).items() if value is not None}
+
+
+def sign(key: Any, **changes: Any) -> str:
+    """A token."""
+    return jwt.encode(claims(**changes), key, algorithm="EdDSA")
+
+
+def refusal(text: str, public: str, now: float | None = None) -> str:
+    """Why a token is refused; the token must not be in it."""
+    with pytest.raises(ScutumError) as error:
+        licence_token.check(text, public, now)
+    message = str(error.value)
+    assert "nothing was sent and nothing was changed" in message and error.value.next_step
+    assert not text.strip() or len(text) < 20 or text.strip()[-20:] not in message
+    return message
+
+
+def b64(data: Any) -> str:
+    """JSON as a part of a token."""
+    return base64.urlsafe_b64encode(json.dumps(data).encode()).rstrip(b"=").decode()
+
+
+def test_a_good_token_is_taken_white_space_and_all(pair: tuple[Any, str]) -> None:
+    key, public = pair
+    token = licence_token.check(f"\n  {sign(key)}\r\n", public)
+    assert (token.tier, token.email, token.customer) == ("business", "ops@example.com", "c-1")
+    assert token.text == sign(key) and "text" not in repr(token) and token.text not in repr(token)
+
+
+def test_each_kind_of_bad_token_has_its_message(pair: tuple[Any, str]) -> None:
+    key, public = pair
+    good = sign(key)
+    head, body, signature = good.split(".")
+    other = Ed25519PrivateKey.generate()
+    pem = Path(public).read_bytes()
+    forged = b64({**claims(), "tier": "enterprise"})
+    # PyJWT refuses to sign HS256 with a PEM: the attack is made by hand.
+    hs_head = b64({"alg": "HS256", "typ": "JWT"})
+    mac = base64.urlsafe_b64encode(hmac.new(pem, f"{hs_head}.{body}".encode(), hashlib.sha256).digest()).rstrip(b"=")
+    cases = {
+        "": "is empty",
+        "  \n": "is empty",
+        good[:-20]: "has a signature of",
+        good[: len(head) + 30]: "2 part(s) where there have to be 3",
+        f"{head}.{body[:-3]}.{signature}": "cannot be decoded",
+        good[:100] + "\n" + good[100:]: "white space inside, after 100 characters",
+        sign(other): "not signed by the key of this release",
+        f"{head}.{forged}.{signature}": "not signed by the key of this release",
+        jwt.encode(claims(), None, algorithm="none") + "AAAA": "alg 'none'",
+        f"{hs_head}.{body}.{mac.decode()}": "alg 'HS256'",
+        sign(key, exp=int(NOW - 2.5 * DAY)): "expired 2 day(s) ago",
+        sign(key, tier=None, email=None): "lacks the claim(s) tier, email",
+        sign(key, tier="platinum"): "unknown tier 'platinum'; known are trial, team, business, enterprise",
+        sign(key, features=["sso"]): "features that is not a mapping",
+        sign(key, sub=""): "names no customer",
+        sign(key, iat=int(NOW + DAY)): "is not valid before",
+        sign(key, nbf=int(NOW + DAY)): "is not valid before",
+        "x" * 100_000: "has 100000 characters",
+    }
+    for text, wanted in cases.items():
+        assert wanted in refusal(text, public), wanted
+
+
+@pytest.mark.parametrize(("shift", "wanted"), [(-1, "is not valid before"), (+1, "expired 0 day(s) ago")])
+def test_a_clock_that_is_wrong_by_a_day_is_named(pair: tuple[Any, str], shift: int, wanted: str) -> None:
+    key, public = pair
+    text = sign(key, iat=int(NOW - 3600), exp=int(NOW + 12 * 3600))
+    licence_token.check(text, public)
+    message = refusal(text, public, NOW + shift * DAY)
+    assert wanted in message and f"this host's clock says {licence_token.moment(NOW + shift * DAY)}" in message
+    assert "timedatectl" in message
+
+
+def test_without_the_key_or_openssl_nothing_is_believed(
+    pair: tuple[Any, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, public = pair
+    with pytest.raises(ScutumError, match="is missing: no licence can be checked"):
+        licence_token.check(sign(key), str(tmp_path / "none.pem"))
+    broken = tmp_path / "broken.pem"
+    broken.write_text("not a key")
+    with pytest.raises(ScutumError, match="openssl could not check the licence"):
+        licence_token.check(sign(key), str(broken))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ScutumError, match="install the package openssl"):
+        licence_token.check(sign(key), public)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_changed_token_gets_what_pyjwt_would_say(pair: tuple[Any, str], data: st.DataObject) -> None:
+    """Whatever is changed: what PyJWT, which the product uses, would refuse is refused here."""
+    key, public = pair
+    text = sign(key)
+    place = data.draw(st.integers(0, len(text) - 1))
+    text = text[:place] + data.draw(st.sampled_from("ABab01_-.=/ ")) + text[place + 1 :]
+    try:
+        jwt.decode(
+            text, Path(public).read_bytes(), algorithms=["EdDSA"], options={"require": list(licence_token.REQUIRED)}
+        )
+        accepted = True
+    except jwt.PyJWTError:
+        accepted = False
+    try:
+        licence_token.check(text, public)
+    except ScutumError:
+        return
+    assert accepted
+
+
+@pytest.mark.parametrize(
+    ("tier", "features", "in_force", "days"),
+    [
+        ("enterprise", {"audit_retention_days": 30}, True, 2555),
+        ("enterprise", {}, True, 2555),
+        ("business", {"audit_retention_days": 400}, True, 400),
+        ("business", {}, True, 365),
+        ("team", {"audit_retention_days": None}, True, 90),
+        ("trial", {}, True, 30),
+        ("trial", {"audit_retention_days": 0}, True, None),
+        ("trial", {"audit_retention_days": True}, True, None),
+        ("trial", {"audit_retention_days": "30"}, True, None),
+        ("business", {}, False, None),
+        ("platinum", {"audit_retention_days": 5}, True, None),
+        ("None", {}, False, None),
+    ],
+)
+def test_retention(tier: str, features: dict[str, Any], in_force: bool, days: int | None) -> None:
+    assert licence.retention_days(tier, features, in_force) == days
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    """A row of the table, as `Database.licences` gives it."""
+    found = {
+        "id": "00000000-0000-0000-0000-000000000001",
+        "fingerprint": "f",
+        "tier": "business",
+        "customer_id": "c-0",
+        "customer_email": "ops@example.com",
+        "features": {"sso": True, "max_admins": 50, "audit_retention_days": 365},
+        "active": True,
+        "expires_at": NOW + 30 * DAY,
+        "created_at": NOW - 300 * DAY,
+    }
+    return found | changes
+
+
+def objections(key: Any, rows: list[dict[str, Any]], held: str = "", **request: Any) -> list[str]:
+    """What speaks against a renewal with these rows in the table."""
+    token = licence_token.read(sign(key, **request.pop("claims", {})))
+    survey = licence.Survey(rows=rows, container_key=held, file_key=held, workers=1)
+    return licence_activation._objections(token, survey, licence_activation.Request(token=token.text, **request))
+
+
+def test_objections_and_what_allows_them(pair: tuple[Any, str]) -> None:
+    key, _public = pair
+    less = {"features": {"sso": False, "max_admins": 5}, "tier": "team"}
+    assert objections(key, []) == [] and objections(key, [row()]) == []
+    assert objections(key, [row(customer_email="OPS@example.com")]) == []
+    assert "another customer" in objections(key, [row(customer_email="x@y.z")])[0]
+    assert objections(key, [row(customer_email="x@y.z", customer_id="c-1")]) == []
+    assert objections(key, [row(customer_email="x@y.z")], allow_customer_change=True) == []
+    lost = objections(key, [row()], claims=less)
+    assert (
+        len(lost) == 1 and "tier team instead of business; max_admins 5 instead of 50; sso no instead of yes" in lost[0]
+    )
+    assert objections(key, [row()], claims=less, allow_downgrade=True) == []
+    assert "max_admins 50 instead of unlimited" in objections(
+        key, [row(features={"max_admins": None})], claims={"features": {"max_admins": 50}}
+    )[0]  # fmt: skip
+    early = {"exp": int(NOW + 10 * DAY)}
+    both = objections(key, [row()], claims=early)
+    assert len(both) == 2 and "allow_earlier_expiry" in both[0] and "longer_licenses=deactivate" in both[1]
+    assert objections(key, [row()], claims=early, allow_earlier_expiry=True, longer_rows="deactivate") == []
+    # A row that is not in force, but would be at the next start.
+    assert "would lose at the next start" in objections(key, [row(expires_at=NOW + 900 * DAY)])[-1]
+    assert objections(key, [row(active=False, expires_at=NOW + 900 * DAY)]) == []
+    foreign = sign(key, sub="c-1", exp=int(NOW + DAY))
+    assert objections(key, [], foreign) == []
+    assert "forbids to touch it" in objections(key, [], foreign, environment="refuse")[0]
+    assert objections(key, [], sign(key), environment="refuse") == []
+
+
+def test_of_two_that_end_together_the_later_row_wins(pair: tuple[Any, str]) -> None:
+    key, _public = pair
+    token = licence_token.read(sign(key))
+    twin = row(expires_at=token.expires_at)
+    ours = row(id="2", fingerprint=token.fingerprint, expires_at=token.expires_at, created_at=NOW - DAY)
+    assert licence_activation._longer(token, [twin]) == []
+    assert licence_activation._longer(token, [ours, twin]) == []
+    assert licence_activation._longer(token, [twin | {"created_at": NOW}, ours]) == [twin | {"created_at": NOW}]
+
+
+def test_workers_of_a_container() -> None:
+    count = lambda **config: licence.workers({"Config": config})  # noqa: E731
+    assert count(Cmd=["uvicorn", "main:app"]) == 1 and licence.workers(None) == 1
+    assert count(Cmd=["uvicorn", "--workers", "4"]) == 4 and count(Entrypoint=["uvicorn", "--workers=3"], Cmd=None) == 3
+    assert count(Cmd=["uvicorn"], Env=["WEB_CONCURRENCY=2"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("days", "wanted"),
+    [
+        (31, ""),
+        (30, "30"),
+        (14.5, "30"),
+        (14, "14"),
+        (7.0, "7"),
+        (1.01, "7"),
+        (0.5, "1"),
+        (0, "expired"),
+        (-9, "expired"),
+    ],
+)
+def test_the_ladder(days: float, wanted: str) -> None:
+    assert licence_watch.step(days) == wanted and licence_watch.step(None) == ""
+
+
+class Inbox:
+    """What a real mail server received."""
+
+    def __init__(self) -> None:
+        self.subjects: list[str] = []
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        message = email.message_from_bytes(envelope.content)
+        self.subjects.append(str(message["Subject"]))
+        return "250 OK"
+
+
+class Place:
+    """The two things that the watch asks an installation for."""
+
+    def __init__(self, path: Path) -> None:
+        self.private = str(path)
+        self.directory = "/opt/scutum"
+
+
+def status(days: float, **changes: Any) -> dict[str, Any]:
+    """What `licence.status` returns."""
+    end = licence_token.moment(NOW + days * DAY)
+    table = {"rows": 1, "active": 1, "tier": "business", "customer_email": "ops@example.com", "expires_at": end}
+    shown = {key: table[key] for key in ("tier", "customer_email", "expires_at")}
+    found = {**shown, "valid": True, "expired": days <= 0, "days_remaining": days, "consistent": True, "table": table}
+    return {**found, "endpoint_error": "", "environment_conflict": False, **changes}
+
+
+def test_each_step_is_said_once_and_again_only_when_it_failed(tmp_path: Path) -> None:
+    told = lambda due, **more: licence_watch._tell_once(Place(tmp_path), status(6, **more), due)  # type: ignore[arg-type] # noqa: E731
+    assert told("7") is False, "nobody to tell"
+    inbox = Inbox()
+    server = Controller(inbox, hostname="127.0.0.1", port=free_port())
+    where = {"host": "127.0.0.1", "port": server.port, "sender": "a@example.com", "to": ["on-call@example.com"]}
+    (tmp_path / notify.FILE).write_text(json.dumps({"mail": where}))
+    with pytest.raises(ScutumError, match="not told: Scutum licence expires in 6"):
+        told("7")
+    server.start()
+    try:
+        assert [told("7"), told("7"), told("1"), told("1"), told("expired")] == [True, False, True, False, True]
+        assert len(inbox.subjects) == 3
+        assert inbox.subjects[0].startswith("Scutum licence expires in 6 day(s)")
+        assert told("30", customer_email="renewed@example.com") is True, "a renewal begins anew"
+    finally:
+        server.stop()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_way_that_worked_is_not_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify, "DEADLINE", 0.0)
+    done: list[str] = ["mail"]
+    url = f"http://127.0.0.1:{free_port()}/secret-path"
+    with pytest.raises(ScutumError) as error:
+        notify.send({"mail": {"to": ["x"]}, "webhook": {"url": url}}, "s", "t", {}, done)
+    assert done == ["mail"] and "secret-path" not in str(error.value)
+
+
+def test_metrics_are_what_prometheus_reads(tmp_path: Path) -> None:
+    path = metrics.write(str(tmp_path), "scutum_license", licence_watch.gauges(status(5, customer_email='a"b\\c')))
+    text = Path(path).read_text()
+    assert 'scutum_license_info{customer="a\\"b\\\\c",tier="business"} 1\n' in text
+    assert "scutum_license_table_active_rows 1\n" in text and "scutum_license_consistent 1\n" in text
+    assert f"scutum_license_table_expires_timestamp_seconds {int(NOW + 5 * DAY)}\n" in text
+    assert os.stat(path).st_mode & 0o777 == 0o644
+    with pytest.raises(ScutumError, match="scutum_metrics_directory"):
+        metrics.write(str(tmp_path / "none"), "x", {})
