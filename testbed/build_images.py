@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,19 +20,31 @@ from hosts.common import SETTINGS, digest, docker_ok, run, step
 STANDIN = Path(__file__).resolve().parent / "standin"
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0")
 
-# Name of the product's image: target in the Dockerfile, and the folders that go into it.
+OFFICIAL = {"postgres": "16-alpine", "redis": "7-alpine"}
+# Name of the product's image: the folders that go into it.
 PRODUCT = {
-    "litellm": ("litellm", ("litellm",)),
-    "admin-api": ("admin-api", ("admin-api", "licences")),
-    "sre-agent": ("service", ("services",)),
-    "cost-predictor": ("service", ("services",)),
-    "budget-webhook": ("service", ("services",)),
-    "admin-ui": ("static", ("static",)),
-    "docs": ("static", ("static",)),
+    "litellm": ("litellm",),
+    "admin-api": ("admin-api", "licences"),
+    "sre-agent": ("services",),
+    "cost-predictor": ("services",),
+    "budget-webhook": ("services",),
+    "admin-ui": ("static",),
+    "docs": ("static",),
 }
 # Targets that serve several images, and the argument that says which.
-NAMED = {"static": "PAGE", "service": "SERVICE"}
-OFFICIAL = {"postgres": "16-alpine", "redis": "7-alpine"}
+TARGET = {
+    **dict.fromkeys(("sre-agent", "cost-predictor", "budget-webhook"), ("service", "SERVICE")),
+    **dict.fromkeys(("admin-ui", "docs"), ("static", "PAGE")),
+}
+# The Dockerfile of each target; those of one file are built one after the other.
+FILES = {
+    "litellm": "litellm",
+    "admin-api": "app",
+    "service": "app",
+    "postgres": "data",
+    "redis": "data",
+    "static": "data",
+}
 
 
 class Image(NamedTuple):
@@ -49,45 +63,66 @@ def _context(folder: Path) -> Path:
     return context
 
 
-def _build(context: Path, target: str, name: str, **arguments: str) -> None:
+def _build(context: Path, file: str, target: str, name: str, **arguments: str) -> None:
     options = [word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")]
     command: list[str | Path] = ["docker", "build", "-q", "--target", target, "--label", SETTINGS.label, "-t", name]
-    run(*command, *options, context, env={**os.environ, "DOCKER_BUILDKIT": "0"})
+    command += ["-f", context / f"{file}.Dockerfile", *options, context]
+    run(*command, env={**os.environ, "DOCKER_BUILDKIT": "0"})
 
 
-def ensure_base() -> str:
-    """A Debian with the suite's Python, for tests on another Python than this machine's."""
-    name = f"{SETTINGS.name}/python:{digest(host_images.base(), STANDIN / 'Dockerfile')}"
-    if not docker_ok("image", "inspect", name):
-        with tempfile.TemporaryDirectory() as folder, step("image with Python"):
-            _build(_context(Path(folder)), "builder", name, BASE=host_images.base())
-    return name
+def _base_images() -> dict[str, str]:
+    """What all images are built on, by build argument; the names change with what goes into them."""
+    key = digest(host_images.base(), STANDIN / "base.Dockerfile", os.environ.get("PIP_INDEX_URL", ""))
+    return {name.upper(): f"{SETTINGS.name}/{name}:{key}" for name in ("runtime", "builder")}
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    image: Image
+    target: str
+    arguments: dict[str, str]
+
+
+def _wanted(versions: tuple[str, ...]) -> list[_Wanted]:
+    base = _base_images()
+
+    def local(name: str, target: str, folders: tuple[str, ...], tag: str = "") -> str:
+        key = digest(base["RUNTIME"], STANDIN / f"{FILES[target]}.Dockerfile", *(STANDIN / part for part in folders))
+        return f"{SETTINGS.name}/{name}:{tag}{key}"
+
+    found = [
+        _Wanted(Image(local(name, name, (name,)), f"library/{name}", tag), name, {}) for name, tag in OFFICIAL.items()
+    ]
+    for name, folders in PRODUCT.items():
+        target, argument = TARGET.get(name, (name, ""))
+        for version in versions:
+            image = Image(local(name, target, folders, f"{version}-"), f"scutum-dev/scutum-{name}", version)
+            found.append(_Wanted(image, target, {"VERSION": version} | ({argument: name} if argument else {})))
+    return found
 
 
 def ensure_images(versions: tuple[str, ...] = VERSIONS) -> list[Image]:
-    """Build what is missing; every image that the registry has to have."""
-    base = host_images.base()
-    common = digest(base, STANDIN / "Dockerfile", os.environ.get("PIP_INDEX_URL", ""))
-    wanted: list[tuple[Image, str, dict[str, str]]] = []
-    for name, tag in OFFICIAL.items():
-        local = f"{SETTINGS.name}/{name}:{digest(common, STANDIN / name)}"
-        wanted.append((Image(local, f"library/{name}", tag), name, {}))
-    for name, (target, folders) in PRODUCT.items():
-        key = digest(common, *(STANDIN / folder for folder in folders))
-        for version in versions:
-            image = Image(f"{SETTINGS.name}/{name}:{version}-{key}", f"scutum-dev/scutum-{name}", version)
-            arguments = {"VERSION": version}
-            if target in NAMED:
-                arguments[NAMED[target]] = name
-            wanted.append((image, target, arguments))
-    missing = [item for item in wanted if not docker_ok("image", "inspect", item[0].local)]
+    """Build what is missing, the Dockerfiles side by side; every image that the registry has to have."""
+    wanted = _wanted(versions)
+    missing = [item for item in wanted if not docker_ok("image", "inspect", item.image.local)]
     if missing:
         with tempfile.TemporaryDirectory() as folder:
             context = _context(Path(folder))
-            for image, target, arguments in missing:
-                with step(f"stand-in {image.repository}:{image.tag}"):
-                    _build(context, target, image.local, BASE=base, **arguments)
-    return [item[0] for item in wanted]
+            base = _base_images()
+            for argument, name in base.items():
+                if not docker_ok("image", "inspect", name):
+                    with step(f"stand-in {argument.lower()}"):
+                        _build(context, "base", argument.lower(), name, BASE=host_images.base())
+
+            def build_file(file: str) -> None:
+                for item in missing:
+                    if FILES[item.target] == file:
+                        with step(f"stand-in {item.image.repository}:{item.image.tag}"):
+                            _build(context, file, item.target, item.image.local, **base, **item.arguments)
+
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(build_file, sorted(set(FILES.values()))))
+    return [item.image for item in wanted]
 
 
 def write_releases(out: Path | str) -> None:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Runs the tests part by part, and the demo step by step; says what each part took.
 
-Two lanes run at once: what needs no host (lint, static, sanity, unit), then the scenarios on new hosts; and the testbed,
-then the scenarios on clones of the installed host. A part that fails does not stop the others. The last line is
+Two parts run at once, each time the first in order whose needs have ended: the testbed and the scenarios, with lint, static
+checks, sanity and unit tests beside them. A part that fails does not stop the others. The last line is
 `N passed, N failed`: parts are the tests.
 """
 

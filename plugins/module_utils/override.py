@@ -67,11 +67,19 @@ def build(
     litellm["tmpfs"] = [PROMETHEUS_DIRECTORY + ":mode=1777,size=64m"]
     litellm["labels"] = {LABEL_CONFIG: litellm_config_sha256}
     if litellm_workers is not None:
-        litellm["command"] = Replaced(_with_workers(release, litellm_workers))
+        litellm["command"] = Replaced(_set_workers(release, litellm_workers))
     return HEAD + render(merge({"services": services}, extra or {}))
 
 
-def _with_workers(release: dict[str, Any], workers: int) -> list[str]:
+def with_workers(command: list[str], workers: int) -> list[str]:
+    """LiteLLM's command with another number of worker processes; unchanged when it names none."""
+    changed = list(command)
+    if "--num_workers" in changed[:-1]:
+        changed[changed.index("--num_workers") + 1] = str(workers)
+    return changed
+
+
+def _set_workers(release: dict[str, Any], workers: int) -> list[str]:
     command = list(release.get("services", {}).get("litellm", {}).get("command") or [])
     if "--num_workers" not in command:
         raise ScutumError(
@@ -79,8 +87,7 @@ def _with_workers(release: dict[str, Any], workers: int) -> list[str]:
             left="nothing was changed",
             next_step="unset scutum_litellm_workers, or set the whole command in scutum_compose_override",
         )
-    command[command.index("--num_workers") + 1] = str(workers)
-    return command
+    return with_workers(command, workers)
 
 
 def _on_address(port: Any, address: str) -> str:

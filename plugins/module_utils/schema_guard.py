@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 from . import http_client as http
+from . import override
 from .compose import Compose
 from .database import Database
 from .errors import ScutumError
@@ -87,8 +88,13 @@ def _settle_open_window(installation: Installation, database: Database) -> None:
 
 def _push(installation: Installation, compose: Compose, timeout: float) -> None:
     """Start LiteLLM once with schema updates on, wait until it serves (the push comes before that), remove it."""
+    # One worker: the push comes before any of them, and each takes 10 s of CPU and 340 MB to start (measured).
+    command = override.with_workers(compose.model()["services"]["litellm"].get("command") or [], 1)
+    # Compose writes a dollar sign as two; the words of `run` are taken as they are.
+    command = [word.replace("$$", "$") for word in command]
     compose.must(
-        *("run", "-d", "--no-deps", "--name", WINDOW, "-e", "DISABLE_SCHEMA_UPDATE=false", "litellm"), timeout=120
+        *("run", "-d", "--no-deps", "--name", WINDOW, "-e", "DISABLE_SCHEMA_UPDATE=false", "litellm", *command),
+        timeout=120,
     )
     try:
         end = time.monotonic() + timeout

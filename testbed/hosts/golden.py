@@ -10,10 +10,12 @@ from pathlib import Path
 from . import host, images
 from .common import CLI, REPO, SETTINGS, TestbedError, digest, lock, log, step
 
-STANDIN = ("Dockerfile", "admin-api", "licences", "litellm", "postgres", "redis", "release", "services", "static")
+STANDIN = ("admin-api", "licences", "litellm", "postgres", "redis", "release", "services", "static")
+DOCKERFILES = ("base", "app", "data", "litellm")
 INPUTS = (
     *("roles", "plugins", "playbooks", "inventories/demo", "galaxy.yml", "testbed/build_images.py"),
     *(f"testbed/standin/{part}" for part in STANDIN),
+    *(f"testbed/standin/{part}.Dockerfile" for part in DOCKERFILES),
 )
 INVENTORY = """\
 ---

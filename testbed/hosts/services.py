@@ -8,6 +8,7 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -116,7 +117,12 @@ def ensure_images() -> None:
     builder = _builder()
     with step("stand-in images"):
         wanted = list(builder.ensure_images())
-    pushed = sum(push(str(local), str(repository), str(tag)) for local, repository, tag in wanted)
+    # Images of one repository share layers, and are pushed one after the other.
+    repositories: dict[str, list[tuple[str, str, str]]] = {}
+    for local, repository, tag in wanted:
+        repositories.setdefault(str(repository), []).append((str(local), str(repository), str(tag)))
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        pushed = sum(pool.map(lambda images: sum(push(*image) for image in images), repositories.values()))
     log(f"  ✓ registry holds {len(wanted)} images, {pushed} pushed now")
 
 

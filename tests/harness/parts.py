@@ -1,4 +1,4 @@
-"""What there is to run: each part is a command with a name, a lane and what it needs."""
+"""What there is to run: each part is a command with a name and what it needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ class Part:
 
     name: str
     command: tuple[str, ...]
-    lane: str = "quiet"
     needs: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     limit: int = 20 * MINUTE
@@ -108,7 +107,7 @@ def testbed(*arguments: str) -> tuple[str, ...]:
 
 def testbed_up() -> Part:
     """Engine, images, registry and release server."""
-    return Part("testbed-up", testbed("up"), lane="hosts", wants=("testbed/testbed.py",))
+    return Part("testbed-up", testbed("up"), wants=("testbed/testbed.py",))
 
 
 def golden() -> Part:
@@ -116,7 +115,6 @@ def golden() -> Part:
     return Part(
         "testbed-golden",
         testbed("golden"),
-        lane="hosts",
         needs=("testbed-up",),
         wants=("testbed/testbed.py", "playbooks/day_one.yml"),
     )
@@ -129,9 +127,15 @@ def contract(needs: tuple[str, ...] = ()) -> list[Part]:
 
 
 def scenarios() -> list[str]:
-    """Names of all scenarios; those that begin with an underscore are shared files."""
-    found = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
-    return [name for name in found if not name.startswith("_")]
+    """Names of all scenarios, those with the most tests first: they take longest. Names with an underscore are shared files."""
+    names = [path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")]
+    tests = {name: sum(path.stat().st_size for path in (ROOT / "molecule" / name).rglob("test_*.py")) for name in names}
+    return sorted((name for name in names if not name.startswith("_")), key=lambda name: (-tests[name], name))
+
+
+def clones(name: str) -> bool:
+    """Whether a scenario's hosts are clones of the installed one."""
+    return "from: golden" in (ROOT / "molecule" / name / "molecule.yml").read_text(encoding="utf-8")
 
 
 def scenario(name: str, needs: tuple[str, ...]) -> Part:
@@ -141,8 +145,6 @@ def scenario(name: str, needs: tuple[str, ...]) -> Part:
     return Part(
         f"molecule-{name}",
         (tool("molecule"), *options, "test", "--scenario-name", name),
-        # Clones of the golden host follow it in its lane; the others fill the lane that is done with the quiet parts.
-        lane="hosts" if "from: golden" in (ROOT / "molecule" / name / "molecule.yml").read_text() else "quiet",
         needs=needs,
         limit=(120 if name.startswith("long_") else 30) * MINUTE,
         # Molecule writes a configuration of its own: what ours says must reach it as environment or in its base.
@@ -167,10 +169,11 @@ def choose(*, scenario: str | None = None, part: str | None = None, long: bool =
         return known[part]()
     chosen = [name for name in names if name.startswith("long_") == long]
     gold = golden()
-    hosts = [up, gold, *(one(name, (up.name,)) for name in chosen)]
+    # The first that can run is run: the testbed and what waits for it come first, and the rest fills the other place.
+    hosts = [up, gold, *(one(name, (up.name, *((gold.name,) if clones(name) else ()))) for name in chosen)]
     if long:
         return hosts
-    return [*unit(), *static(), *lint(), *sanity(), *newest((up.name,)), *contract((up.name,)), *hosts]
+    return [*hosts, *contract((up.name,)), *newest((up.name,)), *sanity(), *lint(), *unit(), *static()]
 
 
 def demo() -> list[Part]:

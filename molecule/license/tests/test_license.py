@@ -3,88 +3,17 @@
 from __future__ import annotations
 
 import email
-import json
-import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
-from scenario import REPO, Host, Run, assert_no_leaks, playbook
+from licensing import Licensed, expected, issue
+from scenario import assert_no_leaks
 
-sys.path.insert(0, str(REPO / "testbed/standin"))
-
-from issue_licence import issue  # noqa: E402
-
-host = Host("scutum-license")
 INTERVAL = 5
-spoken: list[str] = []
-tokens: dict[str, str] = {}
-
-
-def token(name: str, tier: str, days: float, **changes: Any) -> str:
-    """A licence of the test key; its name tells it apart, and it is a canary for the search at the end."""
-    tokens[name] = issue(tier, days, email="ops@example.com", subject=f"c-{name}", **changes)
-    return tokens[name]
-
-
-def licence(key: str, *options: str, **extra: Any) -> Run:
-    """playbooks/license.yml with a token, as verbose as it comes."""
-    run = playbook("license.yml", "-vvv", "--diff", *options, scutum_license_key=key, **extra)
-    spoken.append(run.out)
-    return run
-
-
-def job(key: str, *options: str) -> tuple[int, dict[str, Any]]:
-    """The same library through its other door, on the host."""
-    out = host.run(f"scutum-ops --json license-activate --wait 20 {' '.join(options)}; echo rc=$?", stdin=key)
-    body, _unused, code = out.rpartition("rc=")
-    spoken.append(body)
-    return int(code), json.loads(body)
-
-
-def served(connections: int = 40) -> set[tuple[str, str]]:
-    """Tier and end, as fresh connections from outside see them."""
-    with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda _: host.http(8086, "/api/v1/license").json(), range(connections)))
-    return {(answer["tier"], answer["expires_at"][:10]) for answer in answers}
-
-
-def expected(tier: str, days: float) -> set[tuple[str, str]]:
-    return {(tier, time.strftime("%Y-%m-%d", time.gmtime(time.time() + days * 86400)))}
-
-
-def writes() -> int:
-    """How often a licence has been activated."""
-    return int(host.psql("SELECT count(*) FROM audit_logs WHERE action = 'license.activate'"))
-
-
-def fault(**fields: Any) -> None:
-    """The stand-in answers the next requests with a fault."""
-    fields = {"times": 1, "path": "/api/v1/license/activate", **fields}
-    host.run("docker exec -i scutum-admin-api sh -c 'cat > /tmp/standin-faults.json'", stdin=json.dumps([fields]))
-
-
-def old_environment(key: str) -> None:
-    """What an operator has who once put his licence into config/.env."""
-    host.run(f"sed -i '/^LICENSE_KEY=/d' {host.directory}/config/.env; cat >> {host.directory}/config/.env",
-             stdin=f"LICENSE_KEY={key}\n")  # fmt: skip
-    host.run(
-        f"cd {host.directory} && docker compose --env-file config/.env -f scutum-ops.compose.yaml up -d --no-deps admin-api"
-    )
-    answering()
-
-
-def answering() -> None:
-    """Wait until admin-api serves again."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if host.run("curl -fsS -m 2 http://127.0.0.1:8086/api/v1/license || true"):
-            return
-        time.sleep(0.5)
-    raise AssertionError("admin-api does not answer")
+host = Licensed("scutum-license", INTERVAL)
 
 
 def recreated(before: dict[str, str]) -> set[str]:
@@ -94,88 +23,84 @@ def recreated(before: dict[str, str]) -> set[str]:
 
 def test_a_first_licence_goes_through_the_api_and_the_environment_stays_empty() -> None:
     before = host.containers()
-    key = token("first", "team", 20)
-    planned = licence(key, "--check")
+    key = host.token("first", "team", 20)
+    planned = host.license(key, "--check")
     assert planned.rc == 0 and "activate team for ops@example.com" in planned.flat and '"tier": "team"' in planned.flat
-    assert writes() == 0 and host.psql("SELECT count(*) FROM licenses") == "0"
-    run = licence(f"\n {key}\n")
+    assert host.writes() == 0 and host.psql("SELECT count(*) FROM licenses") == "0"
+    run = host.license(f"\n {key}\n")
     assert run.rc == 0 and "active: activate team" in run.flat, run.out[-3000:]
-    assert served() == expected("team", 20) and recreated(before) == set()
+    assert host.served() == expected("team", 20) and recreated(before) == set()
     assert host.env()["LICENSE_KEY"] == ""
-    again = licence(key)
-    assert again.recap("scutum-license")["changed"] == 0 and writes() == 1, again.out[-3000:]
+    again = host.license(key)
+    assert again.recap("scutum-license")["changed"] == 0 and host.writes() == 1, again.out[-3000:]
     assert "it was in force already" in again.flat
 
 
 def test_a_renewal_keeps_the_old_row_and_needs_no_restart() -> None:
     before = host.containers()
-    run = licence(token("renewal", "business", 365))
+    run = host.license(host.token("renewal", "business", 365))
     assert run.rc == 0 and run.recap("scutum-license")["changed"] >= 1, run.out[-3000:]
     time.sleep(INTERVAL + 1)
-    assert served() == expected("business", 365) and recreated(before) == set()
+    assert host.served() == expected("business", 365) and recreated(before) == set()
     assert host.psql("SELECT tier, is_active FROM licenses ORDER BY created_at") == "team|t\nbusiness|t"
 
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_an_old_key_in_the_environment_does_not_come_back(workers: int) -> None:
     if workers > 1:
-        command = ["uvicorn", "main:app", "--host", "0.0.0.0", "--port", "8086", "--workers", str(workers)]
-        service = {"command": command, "environment": {"SCUTUM_STANDIN_LICENSE_INTERVAL": str(INTERVAL)}}
-        run = playbook("day_one.yml", scutum_compose_override={"services": {"admin-api": service}})
-        assert run.rc == 0, run.out[-3000:]
-        assert int(host.run("docker top scutum-admin-api | grep -c python")) >= workers
-    old_environment(token(f"old-{workers}", "trial", 30))
-    assert served() == expected("trial", 30)
-    count = writes()
-    key = token(f"over-old-{workers}", "business", 400 + workers)
-    forbidden = licence(key, scutum_license_environment_key="refuse")
-    assert forbidden.rc != 0 and "environment_key forbids to touch it" in forbidden.flat and writes() == count
+        host.with_workers(workers, SCUTUM_STANDIN_LICENSE_INTERVAL=str(INTERVAL))
+    host.old_environment(host.token(f"old-{workers}", "trial", 30))
+    assert host.served() == expected("trial", 30)
+    count = host.writes()
+    key = host.token(f"over-old-{workers}", "business", 400 + workers)
+    forbidden = host.license(key, scutum_license_environment_key="refuse")
+    assert forbidden.rc != 0 and "environment_key forbids to touch it" in forbidden.flat and host.writes() == count
     before = host.containers()
-    run = licence(key)
+    run = host.license(key)
     assert run.rc == 0, run.out[-3000:]
     assert "recreate admin-api, whose environment has another LICENSE_KEY; all else goes on serving" in run.flat
     assert recreated(before) == {"scutum-admin-api"} and host.env()["LICENSE_KEY"] == ""
     time.sleep(INTERVAL + 2)
-    assert served(80) == expected("business", 400 + workers)
-    assert licence(key).recap("scutum-license")["changed"] == 0
+    assert host.served(80) == expected("business", 400 + workers)
+    assert host.license(key).recap("scutum-license")["changed"] == 0
 
 
 def test_four_workers_are_pending_until_each_has_looked_again() -> None:
-    key = token("four", "business", 500)
-    pending = licence(key, scutum_license_wait=0)
+    key = host.token("four", "business", 500)
+    pending = host.license(key, scutum_license_wait=0)
     assert pending.rc == 0 and '"status": "pending"' in pending.flat, pending.out[-3000:]
-    done = licence(key)
+    done = host.license(key)
     assert done.rc == 0 and done.recap("scutum-license")["changed"] == 0 and '"status": "active"' in done.flat
-    assert served(80) == expected("business", 500)
+    assert host.served(80) == expected("business", 500)
 
 
 def test_a_worker_that_stays_stale_is_named() -> None:
     host.run("docker exec scutum-admin-api touch /tmp/standin-stale")
     time.sleep(INTERVAL + 1)
-    code, result = job(token("stale", "business", 600), "--wait", "8")
+    code, result = host.job(host.token("stale", "business", 600), "--wait", "8")
     assert code == 1 and "a worker of admin-api still answers with another licence" in result["error"], result
     assert "restart admin-api: cd /opt/scutum && docker compose" in result["error"]
     host.run("docker exec scutum-admin-api rm /tmp/standin-stale; docker restart scutum-admin-api")
-    answering()
-    code, result = job(tokens["stale"])
+    host.answering()
+    code, result = host.job(host.tokens["stale"])
     assert (code, result["status"], result["changed"]) == (0, "active", False)
 
 
 def test_a_longer_row_is_refused_or_switched_off_and_kept() -> None:
     rows = host.psql("SELECT count(*) FROM licenses")
-    short = token("shorter", "enterprise", 300)
-    code, result = job(short)
+    short = host.token("shorter", "enterprise", 300)
+    code, result = host.job(short)
     assert code == 1 and "allow_earlier_expiry" in result["error"] and "longer_licenses=deactivate" in result["error"]
-    code, result = job(short, "--allow-earlier-expiry", "--longer-licenses", "deactivate")
+    code, result = host.job(short, "--allow-earlier-expiry", "--longer-licenses", "deactivate")
     assert (code, result["status"]) == (0, "active"), result
     assert host.psql("SELECT count(*) FROM licenses") == str(int(rows) + 1)
     time.sleep(INTERVAL + 1)
-    assert served(80) == expected("enterprise", 300)
+    assert host.served(80) == expected("enterprise", 300)
 
 
 def test_bad_tokens_are_refused_before_anything_is_sent() -> None:
-    count = writes()
-    good = token("never", "enterprise", 900)
+    count = host.writes()
+    good = host.token("never", "enterprise", 900)
     head, body, signature = good.split(".")
     for key, wanted in {
         good[:-20]: "a paste that was cut",
@@ -184,13 +109,13 @@ def test_bad_tokens_are_refused_before_anything_is_sent() -> None:
         issue("enterprise", 900, email="other@example.org"): "another customer",
         issue("team", 900): "tier team instead of enterprise",
     }.items():
-        code, result = job(key)
+        code, result = host.job(key)
         assert code == 1 and wanted in result["error"] and "nothing was sent" in result["error"], result
-    run = licence(good[:-20])
+    run = host.license(good[:-20])
     assert run.rc != 0 and "scutum_license_key has a signature of" in run.flat
-    both = licence(good, scutum_env={"LICENSE_KEY": "x"})
+    both = host.license(good, scutum_env={"LICENSE_KEY": "x"})
     assert both.rc != 0 and "scutum_env.LICENSE_KEY and scutum_license_key are both set" in both.flat
-    assert writes() == count
+    assert host.writes() == count
 
 
 @pytest.mark.parametrize(
@@ -202,8 +127,8 @@ def test_bad_tokens_are_refused_before_anything_is_sent() -> None:
     ],
 )
 def test_what_the_product_refuses_is_said(status: int, detail: str, wanted: str) -> None:
-    fault(status=status, detail=detail, times=2)
-    code, result = job(token(f"refused-{status}", "enterprise", 700))
+    host.fault(status=status, detail=detail, times=2)
+    code, result = host.job(host.token(f"refused-{status}", "enterprise", 700))
     assert code == 1 and wanted in result["error"] and "State: the licence in force stays" in result["error"], result
 
 
@@ -211,23 +136,23 @@ def test_429_and_503_are_tried_again_and_a_late_answer_counts() -> None:
     for number, options in enumerate(
         ({"status": 429, "headers": {"Retry-After": "1"}}, {"status": 503}, {"delay": 12})
     ):
-        fault(**options)
-        code, result = job(token(f"again-{number}", "enterprise", 710 + number))
+        host.fault(**options)
+        code, result = host.job(host.token(f"again-{number}", "enterprise", 710 + number))
         assert (code, result["status"]) == (0, "active"), result
     count = host.psql("SELECT count(*) FROM licenses")
-    fault(delay=12, times=9)
-    code, result = job(token("late", "enterprise", 720), "--timeout", "1")
+    host.fault(delay=12, times=9)
+    code, result = host.job(host.token("late", "enterprise", 720), "--timeout", "1")
     assert (code, result["status"]) == (0, "active"), "accepted, although the answer came too late"
     assert host.psql("SELECT count(*) FROM licenses") == str(int(count) + 1)
-    code, result = job(tokens["late"])
+    code, result = host.job(host.tokens["late"])
     assert (code, result["changed"]) == (0, False)
 
 
 def test_admin_api_down_is_said_and_found_again() -> None:
     host.run("docker stop -t 2 scutum-admin-api")
-    code, result = job(token("down", "enterprise", 730), "--timeout", "2")
+    code, result = host.job(host.token("down", "enterprise", 730), "--timeout", "2")
     host.run("docker start scutum-admin-api")
-    answering()
+    host.answering()
     assert code == 1 and "admin-api" in result["error"] and "Next:" in result["error"], result
 
 
@@ -263,9 +188,9 @@ def test_metrics_and_one_mail_for_each_step(inbox: Inbox) -> None:
         "scutum_notify_smtp_host": gateway,
         "scutum_notify_smtp_port": 2525,
     }
-    key = token("short", "enterprise", 6.5)
+    key = host.token("short", "enterprise", 6.5)
     options = {"scutum_license_allow_earlier_expiry": True, "scutum_license_longer_licenses": "deactivate"}
-    run = licence(key, **options, **mail)
+    run = host.license(key, **options, **mail)
     assert run.rc == 0, run.out[-3000:]
     host.run("systemctl start scutum-ops-license-watch.service")
     assert inbox.subjects == ["Scutum licence expires in 6 day(s) (/opt/scutum)"]
@@ -278,4 +203,4 @@ def test_metrics_and_one_mail_for_each_step(inbox: Inbox) -> None:
 
 
 def test_no_token_lies_about() -> None:
-    assert_no_leaks(host, "\n".join(spoken), tokens)
+    assert_no_leaks(host, "\n".join(host.spoken), host.tokens)
