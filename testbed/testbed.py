@@ -37,6 +37,7 @@ def _base() -> None:
         and images.present()
         and network.exists()
         and services.running("registry")
+        and services.running("private")
         and services.running("releases")
     )
     if not ready:

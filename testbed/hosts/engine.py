@@ -74,8 +74,9 @@ def _forget_dead() -> None:
     """Remove pid files of an engine that was killed: their numbers may belong to something else by now."""
     for path in (Path("/var/run/docker.pid"), Path("/var/run/docker/containerd/containerd.pid")):
         if path.exists():
-            name = Path(f"/proc/{path.read_text().strip() or 'x'}/comm")
-            if not name.exists() or name.read_text().strip() not in ("dockerd", "containerd"):
+            # Empty for one that is dead and waits for its parent.
+            command = Path(f"/proc/{path.read_text().strip() or 'x'}/cmdline")
+            if not command.exists() or not any(name in command.read_bytes() for name in (b"dockerd", b"containerd")):
                 path.unlink()
 
 

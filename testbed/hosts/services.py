@@ -71,13 +71,14 @@ def _registry_answers() -> bool:
 
 
 def ensure_registry() -> None:
-    """Start Debian's docker-registry under the names that the hosts pull from."""
+    """Start Debian's docker-registry under the names that the hosts pull from, and once more behind a login."""
     data = SETTINGS.cache / "registry"
     data.mkdir(parents=True, exist_ok=True)
-    _start(
-        "registry", (SETTINGS.registry, "ghcr.io"), ("-p", "127.0.0.1::80", "-v", f"{data}:/var/lib/docker-registry"),
-        ("docker-registry", "serve", "/etc/testbed-registry.yml"),
-    )  # fmt: skip
+    volume = ("-v", f"{data}:/var/lib/docker-registry")
+    command = ("docker-registry", "serve")
+    names = (SETTINGS.registry, "ghcr.io")
+    _start("registry", names, ("-p", "127.0.0.1::80", *volume), (*command, "/etc/testbed-registry.yml"))
+    _start("private", ("private.testbed",), volume, (*command, "/etc/testbed-registry-private.yml"))
     wait_for(f"the registry (docker logs {container('registry')})", seconds=20, call=_registry_answers)
 
 

@@ -3,7 +3,7 @@
 /tmp/standin-faults.json in the container is a list of faults; the first that matches a request is used up by it:
 {"method": "POST", "path": "/api/v1/license/activate", "times": 2, "status": 429, "detail": "…", "headers": {"Retry-After": "1"}}
 answers so; {"path": …, "times": 1, "delay": 30} does the work and answers 30 s late.
-While /tmp/standin-stale exists, one worker process goes on believing the licence that it has.
+While /tmp/standin-stale exists, no worker process looks again: each goes on believing the licence that it has.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from fastapi.responses import JSONResponse
 
 FAULTS = "/tmp/standin-faults.json"
 STALE = "/tmp/standin-stale"
-held: list[int] = []
 
 
 def _take(request: Request) -> dict[str, Any] | None:
@@ -56,15 +55,5 @@ async def middleware(request: Request, call_next: Any) -> Response:
 
 
 def stale() -> bool:
-    """Whether this worker process is the one that stays as it is."""
-    if not os.path.exists(STALE):
-        return False
-    if not held:
-        descriptor = os.open(STALE, os.O_RDWR)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            return False
-        held.append(descriptor)
-    return True
+    """Whether worker processes shall not look again."""
+    return os.path.exists(STALE)

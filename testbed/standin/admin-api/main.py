@@ -197,8 +197,7 @@ async def activate(request: Request, body: Activation, who: dict[str, Any] = Dep
     if days.total_seconds() >= 0:
         raise HTTPException(400, f"license expired {days.days} day(s) ago")
     await licence.remember(pool, body.license_key, claims, f"admin:{who['sub']}")
-    if not faults.stale():
-        state.take(body.license_key)
+    state.take(body.license_key)
     await audit(request, who["sub"], "license.activate", "license", str(claims["email"]), {"tier": claims["tier"]})
     return state.describe()
 
