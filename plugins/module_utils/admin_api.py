@@ -28,13 +28,18 @@ class AdminApi:
 
     def _call(self, method: str, path: str, body: Any = None, auth: bool = True) -> http.Response:
         headers = {"Authorization": "Bearer " + self._login()} if auth else {}
-        answer = http.request(method, self.base_url + path, body=body, headers=headers, deadline=self.deadline)
+        answer = self._request(method, path, body, headers)
         if auth and answer.status == 401:
             # A token dies with JWT_SECRET_KEY or after 8 hours: log in once more, then believe the answer.
             self._token = ""
-            headers = {"Authorization": "Bearer " + self._login()}
-            answer = http.request(method, self.base_url + path, body=body, headers=headers, deadline=self.deadline)
+            answer = self._request(method, path, body, {"Authorization": "Bearer " + self._login()})
         return answer
+
+    def _request(self, method: str, path: str, body: Any, headers: dict[str, str] | None = None) -> http.Response:
+        # One try takes no longer than all of them may.
+        timeout = min(10.0, self.deadline) if self.deadline >= 1 else 10.0
+        url = self.base_url + path
+        return http.request(method, url, body=body, headers=headers, timeout=timeout, deadline=self.deadline)
 
     def _json(self, method: str, path: str, body: Any = None, auth: bool = True) -> Any:
         answer = self._call(method, path, body, auth)
@@ -45,9 +50,7 @@ class AdminApi:
     def _login(self) -> str:
         if self._token:
             return self._token
-        answer = http.request(
-            "POST", self.base_url + "/auth/login", body={"api_key": self._api_key}, deadline=self.deadline
-        )
+        answer = self._request("POST", "/auth/login", {"api_key": self._api_key})
         if answer.status in (401, 403):
             raise ScutumError(
                 f"admin-api: login refused ({answer.status}: {_detail(answer)})",
@@ -92,6 +95,13 @@ class AdminApi:
                 f"admin-api does not let SCUTUM_API_KEY activate a licence ({answer.status}: {_detail(answer)})",
                 left="the licence in force stays",
                 next_step="use the key of an administrator: SCUTUM_API_KEY in config/.env",
+            )
+        if answer.status == 429:
+            raise ScutumError(
+                f"admin-api: too many requests ({_detail(answer)}), also after {self.deadline:.0f} s",
+                left="the licence in force stays",
+                next_step=f"run the playbook again in {answer.headers.get('retry-after', '60')} s, or raise "
+                "scutum_license_timeout",
             )
         data = answer.json()
         if answer.status != 200 or not isinstance(data, dict):

@@ -8,9 +8,12 @@ Standard library only: it has to run inside an Ansible module on a host that has
 
 from __future__ import annotations
 
+import http.client
+import ipaddress
 import json
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
@@ -46,9 +49,29 @@ class NoAnswer(ScutumError):
     """Nothing answered before the deadline: refused, unreachable, reset or too slow."""
 
 
-def _once(request: urllib.request.Request, timeout: float) -> Response:
+class _OnlyReadsAreRedirected(urllib.request.HTTPRedirectHandler):
+    """A redirected POST would become a GET without its body, whose 200 says nothing: its 3xx is the answer."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if req.get_method() not in ("GET", "HEAD"):
+            return None
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _by_address(url: str) -> bool:
+    """Whether a URL names its host by address: a service on this host, which no proxy may see, let alone its keys."""
+    host = urllib.parse.urlsplit(url).hostname or ""
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
+        return host == "localhost" or bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
+
+
+def _once(request: urllib.request.Request, timeout: float) -> Response:
+    proxies = [urllib.request.ProxyHandler({})] if _by_address(request.full_url) else []
+    opener = urllib.request.build_opener(_OnlyReadsAreRedirected, *proxies)
+    try:
+        with opener.open(request, timeout=timeout) as answer:
             return Response(answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read())
     except urllib.error.HTTPError as error:
         with error:
@@ -66,6 +89,8 @@ def request(
     retry: frozenset[int] = RETRY_STATUS,
 ) -> Response:
     """Send a request; try again on 429, 502, 503, 504 and on connection errors until the deadline.
+
+    Proxies of the environment are used, but not for a host that is named by its address.
 
     Args:
         body: sent as JSON when not None.
@@ -90,10 +115,11 @@ def request(
             if answer.status not in retry:
                 return answer
             problem = f"HTTP {answer.status}"
-        except (OSError, urllib.error.URLError) as error:
+        except (OSError, http.client.HTTPException) as error:
             problem = str(getattr(error, "reason", error)) or type(error).__name__
         except ValueError as error:
-            raise ScutumError(f"{url} is not a valid URL: {error}") from error
+            # The error repeats what it did not like, which may be a secret header.
+            raise ScutumError(f"{url} or a header for it is not valid ({type(error).__name__})") from error
         wait = pause
         if answer is not None and answer.headers.get("retry-after", "").isdigit():
             wait = max(wait, float(answer.headers["retry-after"]))

@@ -73,6 +73,12 @@ def fetch(project: str, version: str, base_url: str, sums: dict[str, str]) -> bo
     contents = {name: _get(f"{url}/{name}", version) for name in FILES}
     found = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     published = http.request("GET", f"{url}/{SUMS}", timeout=30, deadline=30)
+    if published.status not in (200, 404):
+        raise ScutumError(
+            f"{url}/{SUMS} answered {published.status}: the bundle cannot be checked",
+            left="nothing was installed from it",
+            next_step="try again later",
+        )
     if published.status == 200:
         wanted = parse_sums(published.body.decode("utf-8", "replace"))
         _compare(version, url, found, {k: v for k, v in wanted.items() if k in FILES}, f"{url}/{SUMS}")
@@ -121,6 +127,10 @@ def _compare(version: str, where: str, found: dict[str, str], wanted: dict[str, 
             f"release {version}: {', '.join(wrong)} from {where} does not match {source} "
             f"({name}: expected {wanted[name].lower()}, found {found.get(name)})",
             left="nothing was installed from it",
-            next_step="do not use this bundle until the vendor confirms the sum; a bundle that was altered on the host "
-            f"is fetched again after: mv {where} {where}.altered",
+            next_step="do not use this bundle until the vendor confirms the sum"
+            + (
+                f"; it was altered here, and is fetched again after: mv {where} {where}.altered"
+                if where[:1] == "/"
+                else ""
+            ),
         )

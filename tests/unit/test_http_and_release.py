@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +75,33 @@ def test_gives_the_last_answer_when_the_deadline_is_over(server: Server) -> None
     assert client.request("GET", server.url + "/x", deadline=0.1).status == 503
 
 
+def test_no_proxy_sees_what_is_said_to_an_address(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    server.answers["/x"] = [(200, {}, b"{}")]
+    assert client.request("GET", server.url + "/x").status == 200
+    with pytest.raises(client.NoAnswer):
+        client.request("GET", "http://releases.example/x")
+
+
+def test_what_is_no_http_is_no_answer_and_no_traceback() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def talk() -> None:
+            with contextlib.suppress(OSError):
+                connection = listener.accept()[0]
+                connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+                connection.close()
+
+        threading.Thread(target=talk, daemon=True).start()
+        with pytest.raises(client.NoAnswer):
+            client.request("GET", f"http://127.0.0.1:{listener.getsockname()[1]}/x", timeout=5)
+    for url in ("http://exa mple/x", "http://h:PORT/x", "nonsense"):
+        with pytest.raises(ScutumError):
+            client.request("GET", url)
+
+
 def test_says_where_nothing_answers() -> None:
     with pytest.raises(client.NoAnswer, match=r"127.0.0.1:9/x: no answer"):
         client.request("GET", "http://127.0.0.1:9/x")
@@ -137,6 +166,15 @@ def test_the_operators_sum_binds_as_well(server: Server, bundle: dict[str, bytes
 def test_an_unknown_version_is_named_with_its_url(server: Server, tmp_path: Path) -> None:
     with pytest.raises(ScutumError, match=r"release 9.9.9 was not found: .*/v9.9.9/docker-compose.yaml answered 404"):
         release.fetch(str(tmp_path), "9.9.9", server.url, {})
+
+
+def test_sums_that_cannot_be_read_are_no_reason_to_do_without(
+    server: Server, bundle: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers["/v0.1.0/SHA256SUMS"] = [(500, {}, b"")]
+    with pytest.raises(ScutumError, match="SHA256SUMS answered 500: the bundle cannot be checked"):
+        release.fetch(str(tmp_path), "0.1.0", server.url, {})
+    assert not (tmp_path / "releases").exists()
 
 
 def test_without_published_sums_a_bundle_is_taken(server: Server, bundle: dict[str, bytes], tmp_path: Path) -> None:
