@@ -61,16 +61,17 @@ class Survey:
         return self.rows[0] if self.rows and self.rows[0]["active"] else None
 
     @property
+    def environment(self) -> dict[str, Any] | None:
+        """The licence in the container's environment, as a row; None when there is none that can be read."""
+        try:
+            return as_row(licence_token.read(self.container_key)) if self.container_key else None
+        except ScutumError:
+            return None
+
+    @property
     def current(self) -> dict[str, Any] | None:
         """The licence in force, as a row: the environment's, else the table's."""
-        return as_row(licence_token.read(self.container_key)) if self.environment_readable() else self.operative
-
-    def environment_readable(self) -> bool:
-        """Whether the container's environment holds something that can be a licence."""
-        try:
-            return bool(self.container_key) and bool(licence_token.read(self.container_key))
-        except ScutumError:
-            return False
+        return self.environment or self.operative
 
     def conflict(self) -> bool:
         """Whether the environment, now or at the next start, says something else than the table."""
@@ -126,15 +127,16 @@ def container_key(found: dict[str, Any] | None) -> str:
 def workers(found: dict[str, Any] | None) -> int:
     """Worker processes of admin-api, from its command (`--workers N`) or WEB_CONCURRENCY; the vendor's image starts one."""
     config = (found or {}).get("Config", {})
-    words = [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])]
-    for index, word in enumerate(words):
-        number = word.partition("=")[2] if word.startswith("--workers=") else ""
-        if word == "--workers" and index + 1 < len(words):
-            number = words[index + 1]
-        if number.isdigit():
-            return max(1, int(number))
+    words: list[str] = []
+    for word in [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])]:
+        # One word can be a whole command: sh -c "uvicorn … --workers 4".
+        words += str(word).replace("=", " ").split() if " " in str(word) else str(word).split("=", 1)
+    for option, value in zip(words, words[1:]):
+        if option in ("--workers", "-w") and value.isdigit():
+            return max(1, int(value))
     environment = dict(line.partition("=")[::2] for line in config.get("Env") or [])
-    return max(1, int(environment.get("WEB_CONCURRENCY", "1") or 1))
+    number = environment.get("WEB_CONCURRENCY", "")
+    return max(1, int(number)) if number.isdigit() else 1
 
 
 def survey(installation: Installation) -> Survey:
@@ -159,13 +161,21 @@ def identity(answer: dict[str, Any]) -> tuple[Any, ...]:
     return (bool(answer.get("valid")), answer.get("tier"), answer.get("customer_email"), epoch(answer))
 
 
-def row_identity(row: dict[str, Any]) -> tuple[Any, ...]:
-    """How the endpoint shows a row."""
+def served_identity(shown: dict[str, Any]) -> tuple[Any, ...]:
+    """`identity`, of an answer that was described."""
+    return (shown["valid"], shown["tier"], shown["customer_email"], epoch(shown))
+
+
+def row_identity(row: dict[str, Any] | None) -> tuple[Any, ...]:
+    """How the endpoint shows a row, or none."""
+    if row is None:
+        return (False, None, None, 0.0)
     return (True, row["tier"], row["customer_email"], float(int(row["expires_at"])))
 
 
 def ask(client: AdminApi, connections: int) -> list[dict[str, Any]]:
     """The endpoint's answers over that many fresh connections."""
+    connections = max(1, connections)
     with ThreadPoolExecutor(max_workers=min(connections, _BURST)) as pool:
         return list(pool.map(lambda unused: client.licence(), range(connections)))
 
@@ -184,7 +194,7 @@ def describe(answer: dict[str, Any]) -> dict[str, Any]:
         "company": answer.get("company"),
         "features": features,
         "expires_at": moment(expires) if expires else None,
-        "days_remaining": round((expires - time.time()) / 86400, 2) if expires else None,
+        "days_remaining": round((expires - time.time()) / 86400, 4) if expires else None,
         "audit_retention_days": retention_days(str(answer.get("tier")), features, in_force),
         "error": answer.get("error"),
     }
@@ -204,12 +214,16 @@ def look(client: AdminApi, connections: int = CONNECTIONS) -> dict[str, Any]:
 
     Returns:
         `describe`'s keys, `answers` (number), `consistent` (whether all were the same) and `served` (in words, each once).
+        Of answers that differ the one that ends first is described, and how long audit data stays is unknown.
     """
     answers = ask(client, connections)
+    consistent = len({identity(answer) for answer in answers}) == 1
+    shown = describe(min(answers, key=epoch))
     return {
-        **describe(answers[0]),
+        **shown,
+        "audit_retention_days": shown["audit_retention_days"] if consistent else None,
         "answers": len(answers),
-        "consistent": len({identity(answer) for answer in answers}) == 1,
+        "consistent": consistent,
         "served": sorted({told(answer) for answer in answers}),
     }
 
@@ -221,27 +235,46 @@ def status(installation: Installation, connections: int = CONNECTIONS, timeout: 
         connections: fresh connections by worker of admin-api.
 
     Returns:
-        `look`'s keys (None and `endpoint_error` when admin-api does not answer), `environment_conflict`, and `table`:
-        `rows`, `active`, and of the operative row `tier`, `customer_email`, `expires_at`. `consistent` covers the table.
+        `look`'s keys (None and `endpoint_error` when admin-api does not answer); `environment_conflict`; `table`: `rows`,
+        `active`, and of the operative row `tier`, `customer_email`, `expires_at`, `features` (None and `table_error` when
+        Postgres does not answer); `in_force`, the same of the licence that counts. `consistent` covers all of it, and
+        without it `audit_retention_days` is None: nothing may be dropped on a licence that is disputed.
     """
-    found = survey(installation)
-    row = found.operative
-    table = {
-        "rows": len(found.rows),
-        "active": sum(1 for item in found.rows if item["active"]),
-        **summary(row),
-    }
-    endpoint_error = ""
+    found: Survey | None = None
+    table_error, endpoint_error = "", ""
+    table: dict[str, Any] = {"rows": None, "active": None, **summary(None)}
     try:
-        served = look(installation.admin_api(timeout), connections * found.workers)
-        wanted = found.current
-        shown = (False, None, None, 0.0) if wanted is None else row_identity(wanted)
-        agrees = (served["valid"], served["tier"], served["customer_email"], epoch(served)) == shown
-        served["consistent"] = served["consistent"] and agrees and not found.conflict()
+        found = survey(installation)
+        active = sum(1 for item in found.rows if item["active"])
+        table = {"rows": len(found.rows), "active": active, **summary(found.operative)}
     except ScutumError as error:
-        endpoint_error = str(error.what)
-        served = {**dict.fromkeys(describe({})), "answers": 0, "consistent": False, "served": []}
-    return {**served, "endpoint_error": endpoint_error, "environment_conflict": found.conflict(), "table": table}
+        table_error = error.what
+    served = {**dict.fromkeys(describe({})), "answers": 0, "consistent": False, "served": []}
+    try:
+        served = look(installation.admin_api(timeout), connections * (found.workers if found else 1))
+    except ScutumError as error:
+        endpoint_error = error.what
+    agrees = (
+        bool(found) and not endpoint_error and served_identity(served) == row_identity(found.current if found else None)
+    )
+    conflict = found.conflict() if found else None
+    served["consistent"] = served["consistent"] and agrees and not conflict
+    if not served["consistent"]:
+        served["audit_retention_days"] = None
+    in_force = summary(found.current) if found else {key: served.get(key) for key in summary(None)}
+    return {
+        **served,
+        "in_force": in_force,
+        "endpoint_error": endpoint_error,
+        "environment_conflict": conflict,
+        "table": table,
+        "table_error": table_error,
+    }
+
+
+def days_until(expires_at: str | None) -> float | None:
+    """Days until a moment, negative afterwards; None without one."""
+    return (epoch({"expires_at": expires_at}) - time.time()) / 86400 if expires_at else None
 
 
 def text(found: dict[str, Any]) -> str:
@@ -250,7 +283,9 @@ def text(found: dict[str, Any]) -> str:
         f"served    {' AND '.join(found['served']) or 'unknown: ' + found['endpoint_error']} ({found['answers']} answers)"
     ]
     table = found.get("table")
-    if table:
+    if found.get("table_error"):
+        lines.append(f"table     unknown: {found['table_error']}")
+    elif table:
         operative = f"; operative: {table['tier']} for {table['customer_email']} until {table['expires_at']}"
         lines.append(
             f"table     {table['active']} active of {table['rows']} row(s)" + (operative if table["tier"] else "")
@@ -258,7 +293,7 @@ def text(found: dict[str, Any]) -> str:
     if found.get("environment_conflict"):
         lines.append(f"conflict  {ENV_KEY} in the environment is another licence: it wins at each revalidation")
     if found["expires_at"]:
-        lines.append(f"left      {found['days_remaining']} day(s)" + (": EXPIRED" if found["expired"] else ""))
+        lines.append(f"left      {found['days_remaining']:.2f} day(s)" + (": EXPIRED" if found["expired"] else ""))
     days = found["audit_retention_days"]
     lines.append("retention " + (f"{days} days of audit history" if days else "unknown: nothing may be dropped"))
     return "\n".join([*lines, f"agreement {'yes' if found['consistent'] else 'NO'}"])

@@ -4,8 +4,8 @@
 """Activating a licence so that it stays, and proving it.
 
 offline check -> what speaks against it here -> activate -> switch off rows that would win -> empty the environment ->
-proof in the table and on fresh connections. Each step is found done or done again by the next run, so a kill between
-any two loses nothing.
+proof in the table and on fresh connections. What decides is looked at again under the installation's lock. Each step is
+found done or done again by the next run, so a kill between any two loses nothing.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ class Request:
     environment: str = "clear"
     wait: float = REVALIDATION + 15
     connections: int = licence.CONNECTIONS
-    timeout: float = 60
+    # More than the minute that the product asks to wait after a 429.
+    timeout: float = 90
 
 
-def _objections(token: Token, found: Survey, request: Request) -> list[str]:
+def _objections(installation: Installation, token: Token, found: Survey, request: Request) -> list[str]:
     """Everything that speaks against this token here, with what would allow it."""
     problems = []
-    current = found.current
-    if current and current["fingerprint"] != token.fingerprint:
+    # The environment's licence is in force, and the table's row is what was paid for: a token must be no step down from either.
+    for current in _others(token, found):
         # The vendor's tool makes a new `sub` for each licence unless told otherwise: the address decides as well.
         same = current["customer_id"] == token.customer or current["customer_email"].lower() == token.email.lower()
         if not same and not request.allow_customer_change:
@@ -75,7 +76,20 @@ def _objections(token: Token, found: Survey, request: Request) -> list[str]:
             f"{ENV_KEY} holds another licence, which would take over again within five minutes, and environment_key "
             "forbids to touch it: environment_key=clear empties it and recreates admin-api"
         )
-    return problems
+    elif _foreign(found.container_key, token):
+        other = stack.other_image(installation, "admin-api")
+        if other:
+            problems.append(
+                f"{ENV_KEY} in admin-api's environment has to go, which recreates admin-api, and that would start another "
+                f"image ({other}): run playbooks/day_one.yml first, so that the change of version is not made by accident"
+            )
+    return list(dict.fromkeys(problems))
+
+
+def _others(token: Token, found: Survey) -> list[dict[str, Any]]:
+    """Licences that the token takes over from."""
+    known = {row["fingerprint"]: row for row in (found.current, found.operative) if row}
+    return [row for fingerprint, row in known.items() if fingerprint != token.fingerprint]
 
 
 def downgrades(current: dict[str, Any], token: Token) -> list[str]:
@@ -86,11 +100,27 @@ def downgrades(current: dict[str, Any], token: Token) -> list[str]:
         lost.append(f"tier {token.tier} instead of {current['tier']}")
     for name, value in sorted(current["features"].items()):
         new = token.features.get(name, value)
-        limited = value is None and new is not None
-        less = isinstance(value, (int, float)) and isinstance(new, (int, float)) and new < value
-        if limited or less:
+        if name == "audit_retention_days":
+            # Absent is the tier's number, and Enterprise keeps its own whatever stands here.
+            value = licence.retention_days(str(current["tier"]), current["features"], True)
+            new = licence.retention_days(token.tier, token.features, True)
+        if not _as_much(value, new):
             lost.append(f"{name} {_shown(new)} instead of {_shown(value)}")
     return lost
+
+
+def _as_much(old: Any, new: Any) -> bool:
+    """Whether a feature's new value gives at least as much. What cannot be compared counts as less: it is asked for."""
+    if old == new and isinstance(old, bool) == isinstance(new, bool):
+        return True
+    if isinstance(old, bool) or isinstance(new, bool):
+        return not old and isinstance(new, bool)
+    if isinstance(old, (int, float)):
+        # None is unlimited.
+        return new is None or (isinstance(new, (int, float)) and new >= old)
+    if isinstance(old, list) and isinstance(new, list):
+        return all(item in new for item in old)
+    return False
 
 
 def _shown(value: Any) -> str:
@@ -132,15 +162,12 @@ def activate(installation: Installation, request: Request, check: bool = False) 
     """
     start = time.monotonic()
     token = licence_token.check(request.token, licence.public_key(installation))
-    found = licence.survey(installation)
-    problems = _objections(token, found, request)
-    if problems:
-        raise ScutumError(
-            "this licence is refused: " + "; ".join(problems),
-            left=_UNTOUCHED,
-            next_step="use another token, or set what is named (in the role: scutum_license_<name>)",
-        )
-    steps = _steps(token, found)
+    found, steps = _decide(installation, token, request)
+    if steps and not check:
+        with installation.lock():
+            # Another run may have changed it before this one got the lock.
+            found, steps = _decide(installation, token, request)
+            _apply(installation, token, found, steps, request)
     key = found.container_key or found.file_key
     environment = "empty" if not key else "another licence" if _foreign(key, token) else "this licence"
     cleared = "empty" if {"environment", "recreate"} & steps.keys() else environment
@@ -152,12 +179,22 @@ def activate(installation: Installation, request: Request, check: bool = False) 
     }
     if check and steps:
         return {**result, "status": "planned", "answers": 0, "agreeing": 0, "seconds": 0.0, "revalidation_seconds": 0.0}
-    if steps:
-        with installation.lock():
-            _apply(installation, token, found, steps, request)
     proof = _prove(installation, token, found, request, waiting=not check)
     spent = time.monotonic() - start - proof["revalidation_seconds"]
     return {**result, **proof, "seconds": round(spent, 2)}
+
+
+def _decide(installation: Installation, token: Token, request: Request) -> tuple[Survey, dict[str, str]]:
+    """What is there and what has to be done; refuses when something speaks against it."""
+    found = licence.survey(installation)
+    problems = _objections(installation, token, found, request)
+    if problems:
+        raise ScutumError(
+            "this licence is refused: " + "; ".join(problems),
+            left=_UNTOUCHED,
+            next_step="use another token, or set what is named (in the role: scutum_license_<name>)",
+        )
+    return found, _steps(token, found)
 
 
 def _steps(token: Token, found: Survey) -> dict[str, str]:
@@ -258,26 +295,46 @@ def _prove(installation: Installation, token: Token, before: Survey, request: Re
             left="what is served now may be forgotten at the next start of admin-api",
             next_step=f"cd {installation.directory} && {installation.compose().command('logs', '--tail', '50', 'admin-api')}",
         )
+    return _agreement(installation, token, request, waiting)
+
+
+def _agreement(installation: Installation, token: Token, request: Request, waiting: bool) -> dict[str, Any]:
+    """Ask fresh connections until all of them answer with the licence.
+
+    In between only a few are asked: the product counts all requests of a minute together and answers 429 above its limit
+    (vendor: GlobalRateLimitMiddleware in src/admin-api/main.py).
+    """
     wanted = row_identity(as_row(token))
-    client = installation.admin_api(request.timeout)
-    connections = request.connections * licence.workers(licence.container(installation))
+    processes = licence.workers(licence.container(installation))
     start = time.monotonic()
-    waited = 0.0
+    waited, connections = 0.0, request.connections * processes
     while True:
-        answers = licence.ask(client, connections)
-        others = [answer for answer in answers if licence.identity(answer) != wanted]
-        result = {"answers": len(answers), "agreeing": len(answers) - len(others), "revalidation_seconds": waited}
-        if not others:
-            return {**result, "status": "active"}
-        if not waiting or request.wait <= 0:
-            return {**result, "status": "pending"}
-        if time.monotonic() - start > request.wait:
+        problem = ""
+        try:
+            answers = licence.ask(installation.admin_api(request.timeout), connections)
+            others = [answer for answer in answers if licence.identity(answer) != wanted]
+            if not others and connections < request.connections * processes:
+                connections = request.connections * processes
+                continue
+            result = {"answers": len(answers), "agreeing": len(answers) - len(others), "revalidation_seconds": waited}
+            if not others:
+                return {**result, "status": "active"}
+            if not waiting or request.wait <= 0:
+                return {**result, "status": "pending"}
+            problem = (
+                f"a worker of admin-api still answers with another licence: {len(others)} of {len(answers)} answers say "
+                f"{told(others[0])}"
+            )
+        except ScutumError as error:
+            # It restarts, or has had enough of us: asked again as long as there is time.
+            problem = f"admin-api does not answer: {error.what}"
+        if time.monotonic() - start >= (request.wait if waiting else 0):
             raise ScutumError(
-                f"after {request.wait:.0f} s a worker of admin-api still answers with another licence: "
-                f"{len(others)} of {len(answers)} answers say {told(others[0])}",
-                left="the licence is operative in the table; that worker serves with the other one",
+                f"after {time.monotonic() - start:.0f} s {problem}",
+                left="the licence is operative in the table; what is served is not proven",
                 next_step=f"restart admin-api: cd {installation.directory} && "
                 f"{installation.compose().command('restart', 'admin-api')}; then run playbooks/license.yml again",
             )
-        time.sleep(min(2.0, request.wait / 10))
+        connections = max(4, 2 * processes)
+        time.sleep(min(5.0, max(1.0, request.wait / 30)))
         waited = round(time.monotonic() - start, 2)

@@ -70,12 +70,12 @@ class Token:
     @property
     def expires_at(self) -> float:
         """Seconds since 1970; the product cuts fractions off."""
-        return float(int(self.claims.get("exp", 0)))
+        return _seconds(self.claims.get("exp"))
 
     @property
     def issued_at(self) -> float:
         """Seconds since 1970."""
-        return float(int(self.claims.get("iat", 0)))
+        return _seconds(self.claims.get("iat"))
 
 
 def moment(epoch: float) -> str:
@@ -112,12 +112,13 @@ def read(text: str) -> Token:
             "check that the variable holds the token and not a whole file",
         )
     parts = text.split(".")
-    if len(parts) != 3 or not all(_PART.match(part) for part in parts):
+    # An empty signature is well-formed: `alg: none` has one, and is named for what it is.
+    if len(parts) != 3 or not all(_PART.match(part) for part in parts[:2]) or not _PART.match(parts[2] or "-"):
         raise refused(f"is not a token: {len(parts)} part(s) where there have to be 3, or foreign characters", _PASTE)
     try:
         decoded = [base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True) for part in parts]
         header, claims = json.loads(decoded[0]), json.loads(decoded[1])
-    except (binascii.Error, ValueError) as error:
+    except (binascii.Error, ValueError, RecursionError) as error:
         raise refused(f"cannot be decoded ({type(error).__name__}): it was cut or altered", _PASTE) from error
     if not isinstance(header, dict) or not isinstance(claims, dict):
         raise refused("cannot be decoded: header and claims have to be JSON objects", _PASTE)
@@ -142,11 +143,11 @@ def check(text: str, public_key: str, now: float | None = None) -> Token:
             f"{_PASTE}; if it stays so, compare that key with the vendor's",
         )
     now = time.time() if now is None else now
-    missing = [name for name in REQUIRED if name not in token.claims]
+    missing = [name for name in REQUIRED if token.claims.get(name) is None]
     if missing:
         raise refused(f"lacks the claim(s) {', '.join(missing)}", _ASK)
     for name in ("exp", "iat", "nbf"):
-        if name in token.claims and (isinstance(token.claims[name], bool) or not _number(token.claims[name])):
+        if token.claims.get(name) is not None and not _number(token.claims[name]):
             raise refused(f"has a claim {name} that is not a number of seconds", _ASK)
     if token.tier not in TIERS:
         raise refused(f"is of an unknown tier {token.tier[:40]!r}; known are {', '.join(TIERS)}", _ASK)
@@ -158,7 +159,7 @@ def check(text: str, public_key: str, now: float | None = None) -> Token:
     if token.expires_at <= now:
         days = int((now - token.expires_at) // 86400)
         raise refused(f"expired {days} day(s) ago, at {moment(token.expires_at)}", f"ask for a renewal. {clock}")
-    start = max(token.issued_at, float(token.claims.get("nbf", 0)))
+    start = max(token.issued_at, _seconds(token.claims.get("nbf")))
     if start > now:
         raise refused(f"is not valid before {moment(start)}", f"wait until then. {clock}")
     return token
@@ -166,7 +167,12 @@ def check(text: str, public_key: str, now: float | None = None) -> Token:
 
 def _number(value: Any) -> bool:
     # Until the year 9999: beyond it no clock and no timestamptz goes.
-    return isinstance(value, (int, float)) and 0 <= value < 253402300800
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 253402300800
+
+
+def _seconds(value: Any) -> float:
+    """A time in a claim, cut to whole seconds as the product does; 0 for what is none."""
+    return float(int(value)) if _number(value) else 0.0
 
 
 def _signed_by(token: Token, public_key: str) -> bool:

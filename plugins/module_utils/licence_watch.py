@@ -19,7 +19,10 @@ from .installation import Installation
 
 STEPS = (30, 14, 7, 1)
 EXPIRED = "expired"
+METRICS = "scutum_license"
 _STATE = "licence-watch.json"
+# Licences whose steps are remembered.
+_KEPT = 20
 
 
 def step(days_remaining: float | None) -> str:
@@ -30,6 +33,11 @@ def step(days_remaining: float | None) -> str:
         return EXPIRED
     due = [days for days in STEPS if days_remaining <= days]
     return str(min(due)) if due else ""
+
+
+def due(found: dict[str, Any]) -> str:
+    """The step that is due for the licence that counts: of `licence.status`, or of `licence.look`."""
+    return step(licence.days_until(found.get("in_force", found)["expires_at"]))
 
 
 def watch(installation: Installation, directory: str, timeout: float = 30) -> dict[str, Any]:
@@ -46,40 +54,39 @@ def watch(installation: Installation, directory: str, timeout: float = 30) -> di
         ScutumError: a message could not be delivered; the metrics are written all the same.
     """
     found = licence.status(installation, timeout=timeout)
-    due = step(found["days_remaining"] if found["expires_at"] else _days(found["table"]["expires_at"]))
-    path = metrics.write(directory, "scutum_license", gauges(found))
-    told = _tell_once(installation, found, due) if due else False
+    warning = due(found)
+    path = metrics.write(directory, METRICS, gauges(found))
+    told = _tell_once(installation, found, warning) if warning else False
     return {
-        "ok": due != EXPIRED and found["consistent"],
+        "ok": warning != EXPIRED and found["consistent"],
         "status": found,
-        "warning": due,
+        "warning": warning,
         "told": told,
         "metrics": path,
     }
 
 
-def _days(expires_at: str | None) -> float | None:
-    if not expires_at:
-        return None
-    return round((licence.epoch({"expires_at": expires_at}) - time.time()) / 86400, 2)
+def _told(path: str) -> dict[str, dict[str, list[str]]]:
+    """Ways by step by licence; an unreadable record counts as none: better told twice than never."""
+    try:
+        before = json.loads(read_text(path) or "{}")
+        return {str(name): {str(k): list(v) for k, v in steps.items()} for name, steps in before["told"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
-def _tell_once(installation: Installation, found: dict[str, Any], due: str) -> bool:
-    shown = found if found["expires_at"] else found["table"]
+def _tell_once(installation: Installation, found: dict[str, Any], warning: str) -> bool:
+    shown = found["in_force"]
     name = f"{shown['tier']} {shown['customer_email']} {shown['expires_at']}"
     path = os.path.join(installation.private, _STATE)
-    try:
-        before = dict(json.loads(read_text(path) or "{}"))
-    except ValueError:
-        before = {}
+    told = _told(path)
     # Steps that were missed while the host was off are not made up for: the latest says it all.
-    done = list(before.get("ways", [])) if (before.get("licence"), before.get("step")) == (name, due) else []
+    done = told.setdefault(name, {}).setdefault(warning, [])
     configured = notify.settings(installation.private)
-    ways = {way for way, key in (("mail", "to"), ("webhook", "url")) if (configured.get(way) or {}).get(key)}
-    if not ways - set(done):
+    if not notify.ways(configured) - set(done):
         return False
-    days = _days(shown["expires_at"]) or 0.0
-    when = f"expired {-days:.0f} day(s) ago" if due == EXPIRED else f"expires in {max(days, 0):.0f} day(s)"
+    days = licence.days_until(shown["expires_at"]) or 0.0
+    when = f"expired {abs(days):.0f} day(s) ago" if warning == EXPIRED else f"expires in {days:.0f} day(s)"
     subject = f"Scutum licence {when} ({installation.directory})"
     text = (
         f"The {shown['tier']} licence for {shown['customer_email']} {when}, at {shown['expires_at']}.\n\n"
@@ -90,13 +97,15 @@ def _tell_once(installation: Installation, found: dict[str, Any], due: str) -> b
         text += "\nThe table, the environment and the endpoint do not agree: scutum-ops license shows where.\n"
     details = {
         "event": "license.expiry",
-        "step": due,
-        "licence": {key: shown[key] for key in ("tier", "customer_email", "expires_at")} | {"days_remaining": days},
+        "step": warning,
+        "licence": {key: shown[key] for key in ("tier", "customer_email", "expires_at")}
+        | {"days_remaining": round(days, 2)},
     }
     try:
         notify.send(configured, subject, text, details, done)
     finally:
-        write_file(path, json.dumps({"licence": name, "step": due, "ways": sorted(done)}) + "\n", 0o600)
+        latest = dict(list(told.items())[-_KEPT:])
+        write_file(path, json.dumps({"told": latest}, indent=1) + "\n", 0o600)
     return True
 
 
@@ -104,7 +113,16 @@ def gauges(found: dict[str, Any]) -> dict[str, tuple[str, dict[str, str], float]
     """The metrics. The whitepaper's signal 4: no active row, or the latest end more than an hour ago."""
     table = found["table"]
     return {
-        "scutum_license_table_active_rows": ("Active rows of the table licenses.", {}, table["active"]),
+        "scutum_license_table_up": (
+            "Whether Postgres told what the table licenses holds.",
+            {},
+            float(not found["table_error"]),
+        ),
+        "scutum_license_table_active_rows": (
+            "Active rows of the table licenses; 0 when Postgres does not answer.",
+            {},
+            table["active"] or 0,
+        ),
         "scutum_license_table_expires_timestamp_seconds": (
             "When the operative row of the table expires; 0 without one.",
             {},
@@ -129,7 +147,7 @@ def gauges(found: dict[str, Any]) -> dict[str, tuple[str, dict[str, str], float]
         "scutum_license_environment_conflict": (
             "Whether LICENSE_KEY in the environment is another licence than the table's.",
             {},
-            float(found["environment_conflict"]),
+            float(bool(found["environment_conflict"])),
         ),
         "scutum_license_info": (
             "Always 1; the licence is in the labels.",

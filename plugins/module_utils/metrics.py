@@ -16,6 +16,11 @@ from .files import write_file
 DIRECTORY = "/var/lib/prometheus/node-exporter"
 
 
+def file(directory: str, name: str) -> str:
+    """Where the gauges of a name are."""
+    return os.path.join(directory, name + ".prom")
+
+
 def write(directory: str, name: str, metrics: Mapping[str, tuple[str, Mapping[str, str], float]]) -> str:
     """Put gauges into `<directory>/<name>.prom`, at once as a whole; the path.
 
@@ -37,7 +42,7 @@ def write(directory: str, name: str, metrics: Mapping[str, tuple[str, Mapping[st
             f"# TYPE {metric} gauge",
             f"{metric}{'{' + pairs + '}' if pairs else ''} {shown}",
         ]
-    path = os.path.join(directory, name + ".prom")
+    path = file(directory, name)
     write_file(path, "\n".join(lines) + "\n", 0o644)
     return path
 

@@ -18,7 +18,7 @@ from . import http_client as http
 from .errors import ScutumError
 from .files import read_text
 
-# Below the installation's private directory; written by the internal role _notifications.
+# Below the installation's private directory; written by `schedule.ensure`.
 FILE = "notifications.json"
 # Seconds for which a webhook is tried.
 DEADLINE = 20.0
@@ -34,6 +34,11 @@ def settings(private: str) -> dict[str, Any]:
     return dict(found)
 
 
+def ways(configured: dict[str, Any]) -> set[str]:
+    """The ways that are configured: `mail`, `webhook`."""
+    return {way for way, key in (("mail", "to"), ("webhook", "url")) if (configured.get(way) or {}).get(key)}
+
+
 def send(configured: dict[str, Any], subject: str, text: str, details: dict[str, Any], done: list[str]) -> None:
     """Say something by every way that is configured.
 
@@ -45,18 +50,15 @@ def send(configured: dict[str, Any], subject: str, text: str, details: dict[str,
         ScutumError: a way failed, with its reason; the others were tried all the same.
     """
     problems = []
-    mail, webhook = configured.get("mail") or {}, configured.get("webhook") or {}
-    for way, wanted in (("mail", mail.get("to")), ("webhook", webhook.get("url"))):
-        if not wanted or way in done:
-            continue
+    for way in sorted(ways(configured) - set(done)):
         try:
             if way == "mail":
-                _mail(mail, subject, text)
+                _mail(configured["mail"], subject, text)
             else:
                 body = {"source": "scutum.ops", "host": socket.getfqdn(), "subject": subject, "text": text, **details}
-                _post(webhook, body)
+                _post(configured["webhook"], body)
             done.append(way)
-        except (OSError, smtplib.SMTPException, ScutumError) as error:
+        except (OSError, smtplib.SMTPException, ScutumError, ValueError) as error:
             problems.append(f"{way}: {type(error).__name__}: {str(error)[:200]}")
     if problems:
         raise ScutumError(
@@ -80,12 +82,16 @@ def _mail(mail: dict[str, Any], subject: str, text: str) -> None:
 
 
 def _post(webhook: dict[str, Any], body: dict[str, Any]) -> None:
+    # The URL and the headers may be secrets: no failure repeats them.
     try:
-        answer = http.request(
-            "POST", webhook["url"], body=body, headers=dict(webhook.get("headers") or {}), deadline=DEADLINE
-        )
+        headers = {name: str(value).strip() for name, value in (webhook.get("headers") or {}).items()}
+        answer = http.request("POST", str(webhook["url"]).strip(), body=body, headers=headers, deadline=DEADLINE)
     except http.NoAnswer as error:
-        # The URL may be the secret.
-        raise ScutumError(f"no answer from the host of scutum_notify_webhook_url ({type(error).__name__})") from error
-    if answer.status >= 300:
-        raise ScutumError(f"answered {answer.status}")
+        raise ScutumError("no answer from the host of scutum_notify_webhook_url") from error
+    except ScutumError as error:
+        raise ScutumError(
+            "scutum_notify_webhook_url or _headers is not valid: http(s)://host/path is needed"
+        ) from error
+    if not 200 <= answer.status < 300:
+        hint = "; a redirect is not followed, name its target" if 300 <= answer.status < 400 else ""
+        raise ScutumError(f"answered {answer.status}{hint}")

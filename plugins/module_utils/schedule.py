@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 from dataclasses import dataclass, field
 from typing import Any
 
 from . import notify
 from .engine import run
 from .errors import ScutumError
-from .files import ensure_directory, write_file
+from .files import ensure_directory, read_text, write_file
 from .installation import Installation
 
 UNITS = "/etc/systemd/system"
@@ -60,6 +62,7 @@ class Job:
         timeout: seconds after which a run is ended.
         directories: created 0755 when they are missing.
         notifications: what `notify.settings` reads; None leaves that file alone.
+        metrics: files that the job writes; removed with it.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Job:
     timeout: int = 600
     directories: list[str] = field(default_factory=list)
     notifications: dict[str, Any] | None = None
+    metrics: list[str] = field(default_factory=list)
 
     @property
     def unit(self) -> str:
@@ -90,44 +94,92 @@ def ensure(installation: Installation, job: Job, command: str, check: bool = Fal
     for path in job.directories:
         if ensure_directory(path, 0o755, check):
             changes.append(path)
-    if job.notifications is not None and (not check or os.path.isdir(installation.private)):
-        path = os.path.join(installation.private, notify.FILE)
-        if write_file(path, json.dumps(job.notifications, indent=2, sort_keys=True) + "\n", 0o600, check):
-            changes.append(path)
-    line = " ".join([command, "--dir", installation.directory, *job.arguments])
+    changes += _notifications(installation, job, check)
+    line = " ".join(_quoted(word) for word in [command, "--dir", installation.directory, *job.arguments])
     texts = {
         "service": _SERVICE.format(description=job.description, command=line, timeout=job.timeout),
         "timer": _TIMER.format(description=job.description, calendar=job.calendar, delay=job.delay),
     }
-    written = [
-        path
-        for kind, text in texts.items()
-        if write_file(path := os.path.join(UNITS, f"{job.unit}.{kind}"), text, 0o644, check)
-    ]
-    changes += written
-    if written and not check:
-        _systemctl("daemon-reload")
     timer = f"{job.unit}.timer"
-    enabled = run(["systemctl", "is-enabled", timer], timeout=30).out.strip() == "enabled"
-    active = run(["systemctl", "is-active", timer], timeout=30).out.strip() == "active"
-    if not (enabled and active):
+    for kind, text in texts.items():
+        path = os.path.join(UNITS, f"{job.unit}.{kind}")
+        if write_file(path, text, 0o644, check):
+            changes.append(path)
+    if check:
+        state = _state(timer)
+        return changes + ([f"{timer} enabled"] if not changes and not _good(state) else [])
+    # Asked of systemd and not of what this run wrote: an earlier run may have been killed before it told systemd.
+    units = [timer, f"{job.unit}.service"]
+    stale = [unit for unit in units if _state(unit).get("NeedDaemonReload") == "yes"]
+    if stale or any(path.startswith(UNITS) for path in changes):
+        _systemctl("daemon-reload")
+        if _good(_state(timer)):
+            _systemctl("restart", timer)
+        changes += [f"{unit} loaded anew" for unit in stale if not any(path.endswith(unit) for path in changes)]
+    if not _good(_state(timer)):
         changes.append(f"{timer} enabled")
-        if not check:
-            _systemctl("enable", "--now", timer)
-    elif any(path.endswith(".timer") for path in written) and not check:
-        _systemctl("restart", timer)
+        _systemctl("enable", "--now", timer)
     return changes
 
 
+def _notifications(installation: Installation, job: Job, check: bool) -> list[str]:
+    """Keep where jobs tell people; a new way is tried before it is kept, because it would be needed at a bad hour."""
+    if job.notifications is None or (check and not os.path.isdir(installation.private)):
+        return []
+    path = os.path.join(installation.private, notify.FILE)
+    text = json.dumps(job.notifications, indent=2, sort_keys=True) + "\n"
+    if not write_file(path, text, 0o600, check=True):
+        return []
+    if not check:
+        if notify.ways(job.notifications):
+            notify.send(
+                job.notifications,
+                f"Scutum: messages of the jobs on {socket.gethostname()} arrive here",
+                "This is a test: scutum.ops sends it when the place for messages has changed. Nothing is wrong.\n",
+                {"event": "notifications.test"},
+                [],
+            )
+        write_file(path, text, 0o600)
+    return [path]
+
+
+def _quoted(word: str) -> str:
+    """A word of ExecStart: systemd takes quotes, backslashes, dollar and percent signs for its own."""
+    word = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{word}"' if not re.fullmatch(r"[A-Za-z0-9_./=:@,+%$-]+", word) else word
+
+
+def _state(unit: str) -> dict[str, str]:
+    shown = run(["systemctl", "show", "-p", "NeedDaemonReload,UnitFileState,ActiveState", unit], timeout=30)
+    return dict(line.partition("=")[::2] for line in shown.out.splitlines())
+
+
+def _good(state: dict[str, str]) -> bool:
+    return state.get("UnitFileState") == "enabled" and state.get("ActiveState") == "active"
+
+
 def remove(job: Job, check: bool = False) -> list[str]:
-    """Take a job off its schedule; its settings and state stay."""
-    paths = [os.path.join(UNITS, f"{job.unit}.{kind}") for kind in ("timer", "service")]
-    found = [path for path in paths if os.path.exists(path)]
+    """Take a job off its schedule, and its metrics with it, which would grow old; its settings and state stay."""
+    # The timer goes last: while it is there, a run that was killed is done again.
+    paths = [os.path.join(UNITS, f"{job.unit}.{kind}") for kind in ("service", "timer")]
+    found = [path for path in [*job.metrics, *paths] if os.path.exists(path)]
     if found and not check:
-        _systemctl("disable", "--now", f"{job.unit}.timer")
+        if os.path.exists(paths[1]):
+            _systemctl("disable", "--now", f"{job.unit}.timer")
         for path in found:
             os.unlink(path)
         _systemctl("daemon-reload")
+    return found
+
+
+def jobs(installation: Installation) -> list[Job]:
+    """The jobs that are on a schedule for an installation, as far as removing them needs."""
+    found = []
+    for name in sorted(os.listdir(UNITS) if os.path.isdir(UNITS) else []):
+        text = read_text(os.path.join(UNITS, name)) if re.fullmatch(r"scutum-ops-.+\.timer", name) else None
+        service = read_text(os.path.join(UNITS, name.replace(".timer", ".service"))) or ""
+        if text is not None and (not service or f" --dir {_quoted(installation.directory)} " in service):
+            found.append(Job(name[len("scutum-ops-") : -len(".timer")], "", [], "daily"))
     return found
 
 

@@ -84,9 +84,9 @@ options:
     default: 20
   timeout:
     description:
-      - Seconds in which admin-api has to answer, with retries on 429 and 503.
+      - Seconds in which admin-api has to answer, with retries on 429 and 503. After a 429 the product asks for a minute.
     type: int
-    default: 60
+    default: 90
 """
 
 EXAMPLES = r"""
@@ -158,7 +158,7 @@ def main() -> None:
             "environment_key": {"type": "str", "choices": ["clear", "refuse"], "default": "clear", "no_log": False},
             "wait": {"type": "int", "default": 315},
             "connections": {"type": "int", "default": 20},
-            "timeout": {"type": "int", "default": 60},
+            "timeout": {"type": "int", "default": 90},
         },
         supports_check_mode=True,
     )

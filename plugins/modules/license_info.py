@@ -96,8 +96,8 @@ warning:
   type: str
 audit_retention_days:
   description:
-    - Days for which audit rows stay online. None is unknown (no licence, expired, an unknown tier), and nothing may be
-      dropped on it.
+    - Days for which audit rows stay online. None is unknown (no licence, expired, an unknown tier, places that do not
+      agree), and nothing may be dropped on it.
   returned: success
   type: int
 consistent:
@@ -121,6 +121,14 @@ table:
   description: Number of C(rows) and C(active) ones, and of the operative row tier, customer_email, expires_at, features.
   returned: with O(directory)
   type: dict
+in_force:
+  description: The licence that counts - the environment's, else the operative row - with tier, customer_email, expires_at, features.
+  returned: with O(directory)
+  type: dict
+table_error:
+  description: Why Postgres did not answer; empty when it did.
+  returned: with O(directory)
+  type: str
 endpoint_error:
   description: Why admin-api did not answer; empty when it did.
   returned: with O(directory)
@@ -163,7 +171,7 @@ def main() -> None:
             found = licence.status(installation, given["connections"], given["timeout"])
         else:
             found = licence.look(AdminApi(given["url"], deadline=given["timeout"]), given["connections"])
-        warning = licence_watch.step(found["days_remaining"])
+        warning = licence_watch.due(found)
         return {"changed": False, **found, "warning": warning, "text": licence.text(found).splitlines()}
 
     ansible_door.run(module, work)

@@ -67,9 +67,61 @@ options:
     default: []
   notifications:
     description:
-      - Where jobs on this host tell people. V(mail) has host, port, sender, to (a list), starttls, username, password;
-        V(webhook) has url and headers. Kept in C(.scutum-ops/notifications.json), 0600.
+      - Where jobs on this host tell people. Kept in C(.scutum-ops/notifications.json), 0600.
+      - When it changes, a test message is sent first by each way; one that fails ends the task.
     type: dict
+    suboptions:
+      mail:
+        description: A mail server; no mail without O(notifications.mail.to).
+        type: dict
+        suboptions:
+          host:
+            description: Its name or address.
+            type: str
+            default: localhost
+          port:
+            description: Its port.
+            type: int
+            default: 25
+          sender:
+            description: The sender's address.
+            type: str
+            default: scutum-ops@localhost
+          to:
+            description: Addresses.
+            type: list
+            elements: str
+            default: []
+          starttls:
+            description: Use STARTTLS, and check the certificate.
+            type: bool
+            default: false
+          username:
+            description: Login; empty for none.
+            type: str
+            default: ""
+          password:
+            description: Its password.
+            type: str
+            default: ""
+      webhook:
+        description: A URL that gets a JSON object for each message.
+        type: dict
+        suboptions:
+          url:
+            description: The URL; empty for none.
+            type: str
+            default: ""
+          headers:
+            description: Headers for it.
+            type: dict
+            default: {}
+  metrics:
+    description:
+      - Files with metrics that the job writes. Removed with it, because old ones would raise an alert for ever.
+    type: list
+    elements: path
+    default: []
   run_now:
     description:
       - Run it once although nothing about the job has changed. A new or changed job is run once in any case.
@@ -109,6 +161,28 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.scutum.ops.plugins.module_utils import ansible_door, schedule
 from ansible_collections.scutum.ops.plugins.module_utils.installation import Installation
 
+NOTIFICATIONS = {
+    "mail": {
+        "type": "dict",
+        "options": {
+            "host": {"type": "str", "default": "localhost"},
+            "port": {"type": "int", "default": 25},
+            "sender": {"type": "str", "default": "scutum-ops@localhost"},
+            "to": {"type": "list", "elements": "str", "default": []},
+            "starttls": {"type": "bool", "default": False},
+            "username": {"type": "str", "default": ""},
+            "password": {"type": "str", "default": "", "no_log": True},
+        },
+    },
+    "webhook": {
+        "type": "dict",
+        "options": {
+            "url": {"type": "str", "default": "", "no_log": True},
+            "headers": {"type": "dict", "default": {}, "no_log": True},
+        },
+    },
+}
+
 
 def main() -> None:
     """Entry point."""
@@ -123,7 +197,8 @@ def main() -> None:
             "random_delay": {"type": "int", "default": 300},
             "timeout": {"type": "int", "default": 600},
             "directories": {"type": "list", "elements": "path", "default": []},
-            "notifications": {"type": "dict", "no_log": True},
+            "notifications": {"type": "dict", "options": NOTIFICATIONS},
+            "metrics": {"type": "list", "elements": "path", "default": []},
             "run_now": {"type": "bool", "default": False},
             "command": {"type": "path", "default": "/usr/local/sbin/scutum-ops"},
         },
@@ -133,7 +208,9 @@ def main() -> None:
     told = given["notifications"] or {}
     webhook = told.get("webhook") or {}
     secrets = [(told.get("mail") or {}).get("password"), webhook.get("url"), *(webhook.get("headers") or {}).values()]
-    ansible_door.mask_only(module, [str(secret) for secret in secrets if secret])
+    # Just the values, stripped too, as they are sent: not the words of every header.
+    shown = [str(secret) for secret in secrets if secret]
+    ansible_door.mask_only(module, [*shown, *(text.strip() for text in shown)])
     job = schedule.Job(
         name=given["name"],
         description=given["description"] or f"Scutum: {given['name']}",
@@ -143,6 +220,7 @@ def main() -> None:
         timeout=given["timeout"],
         directories=given["directories"],
         notifications=given["notifications"],
+        metrics=given["metrics"],
     )
 
     def work() -> dict[str, object]:

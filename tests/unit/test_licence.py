@@ -9,12 +9,14 @@ import base64
 import email
 import hashlib
 import hmac
+import http.server
 import json
 import os
 import socket
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jwt
 import pytest
@@ -26,7 +28,10 @@ from ansible_collections.scutum.ops.plugins.module_utils import (
     licence_watch,
     metrics,
     notify,
+    schedule,
+    stack,
 )
+from ansible_collections.scutum.ops.plugins.module_utils.admin_api import AdminApi
 from ansible_collections.scutum.ops.plugins.module_utils.errors import ScutumError
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -76,6 +81,11 @@ def refusal(text: str, public: str, now: float | None = None) -> str:
     return message
 
 
+def sign_null(key: Any) -> str:
+    """A token with a claim that is null."""
+    return jwt.encode(claims() | {"email": None}, key, algorithm="EdDSA")
+
+
 def b64(data: Any) -> str:
     """JSON as a part of a token."""
     return base64.urlsafe_b64encode(json.dumps(data).encode()).rstrip(b"=").decode()
@@ -107,7 +117,10 @@ def test_each_kind_of_bad_token_has_its_message(pair: tuple[Any, str]) -> None:
         good[:100] + "\n" + good[100:]: "white space inside, after 100 characters",
         sign(other): "not signed by the key of this release",
         f"{head}.{forged}.{signature}": "not signed by the key of this release",
+        jwt.encode(claims(), None, algorithm="none"): "alg 'none'",
         jwt.encode(claims(), None, algorithm="none") + "AAAA": "alg 'none'",
+        f"{head}.{b64([])[:-2]}{'W1tb' * 500}.{signature}": "cannot be decoded",
+        sign_null(key): "lacks the claim(s) email",
         f"{hs_head}.{body}.{mac.decode()}": "alg 'HS256'",
         sign(key, exp=int(NOW - 2.5 * DAY)): "expired 2 day(s) ago",
         sign(key, tier=None, email=None): "lacks the claim(s) tier, email",
@@ -210,11 +223,14 @@ def objections(key: Any, rows: list[dict[str, Any]], held: str = "", **request: 
     """What speaks against a renewal with these rows in the table."""
     token = licence_token.read(sign(key, **request.pop("claims", {})))
     survey = licence.Survey(rows=rows, container_key=held, file_key=held, workers=1)
-    return licence_activation._objections(token, survey, licence_activation.Request(token=token.text, **request))
+    asked = licence_activation.Request(token=token.text, **request)
+    return licence_activation._objections(cast(Any, None), token, survey, asked)
 
 
-def test_objections_and_what_allows_them(pair: tuple[Any, str]) -> None:
+def test_objections_and_what_allows_them(pair: tuple[Any, str], monkeypatch: pytest.MonkeyPatch) -> None:
     key, _public = pair
+    image = [""]
+    monkeypatch.setattr(stack, "other_image", lambda *unused: image[0])
     less = {"features": {"sso": False, "max_admins": 5}, "tier": "team"}
     assert objections(key, []) == [] and objections(key, [row()]) == []
     assert objections(key, [row(customer_email="OPS@example.com")]) == []
@@ -223,7 +239,8 @@ def test_objections_and_what_allows_them(pair: tuple[Any, str]) -> None:
     assert objections(key, [row(customer_email="x@y.z")], allow_customer_change=True) == []
     lost = objections(key, [row()], claims=less)
     assert (
-        len(lost) == 1 and "tier team instead of business; max_admins 5 instead of 50; sso no instead of yes" in lost[0]
+        len(lost) == 1
+        and "tier team instead of business; audit_retention_days 90 instead of 365; max_admins 5" in lost[0]
     )
     assert objections(key, [row()], claims=less, allow_downgrade=True) == []
     assert "max_admins 50 instead of unlimited" in objections(
@@ -240,6 +257,31 @@ def test_objections_and_what_allows_them(pair: tuple[Any, str]) -> None:
     assert objections(key, [], foreign) == []
     assert "forbids to touch it" in objections(key, [], foreign, environment="refuse")[0]
     assert objections(key, [], sign(key), environment="refuse") == []
+    # The environment's licence is worth less than the row that was paid for: both count.
+    paid = row(tier="enterprise", expires_at=NOW + 10 * DAY)
+    assert "tier business instead of enterprise" in objections(key, [paid], foreign)[0]
+    image[0] = "scutum-admin-api:0.2.0"
+    assert "would start another image (scutum-admin-api:0.2.0)" in objections(key, [], foreign)[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "enough"),
+    [
+        (True, True, True), (False, True, True), (True, False, False), (True, None, False), (True, [], False),
+        (50, 50, True), (50, 60, True), (50, 5, False), (50, None, True), (None, 50, False), (50, "50", False),
+        (["a"], ["a", "b"], True), (["a", "b"], ["a"], False), ("x", "x", True), ("x", "y", False), (1, True, False),
+    ],
+)  # fmt: skip
+def test_what_counts_as_less(old: Any, new: Any, enough: bool) -> None:
+    assert licence_activation._as_much(old, new) is enough
+
+
+def test_retention_that_gets_shorter_is_a_loss(pair: tuple[Any, str]) -> None:
+    key, _public = pair
+    long = row(features={"audit_retention_days": 400})
+    assert "audit_retention_days 365 instead of 400" in objections(key, [long], claims={"features": {}})[0]
+    # Enterprise keeps 2555 days whatever stands there.
+    assert objections(key, [long], claims={"features": {}, "tier": "enterprise"}) == []
 
 
 def test_of_two_that_end_together_the_later_row_wins(pair: tuple[Any, str]) -> None:
@@ -256,7 +298,9 @@ def test_workers_of_a_container() -> None:
     count = lambda **config: licence.workers({"Config": config})  # noqa: E731
     assert count(Cmd=["uvicorn", "main:app"]) == 1 and licence.workers(None) == 1
     assert count(Cmd=["uvicorn", "--workers", "4"]) == 4 and count(Entrypoint=["uvicorn", "--workers=3"], Cmd=None) == 3
-    assert count(Cmd=["uvicorn"], Env=["WEB_CONCURRENCY=2"]) == 2
+    assert count(Cmd=["uvicorn"], Env=["WEB_CONCURRENCY=2"]) == 2 and count(Env=["WEB_CONCURRENCY=auto"]) == 1
+    assert count(Cmd=["sh", "-c", "exec uvicorn main:app --workers 4"]) == 4 and count(Cmd=["gunicorn", "-w", "3"]) == 3
+    assert count(Cmd=["uvicorn", "--workers", "0"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -269,6 +313,7 @@ def test_workers_of_a_container() -> None:
         (7.0, "7"),
         (1.01, "7"),
         (0.5, "1"),
+        (0.004, "1"),
         (0, "expired"),
         (-9, "expired"),
     ],
@@ -303,7 +348,8 @@ def status(days: float, **changes: Any) -> dict[str, Any]:
     table = {"rows": 1, "active": 1, "tier": "business", "customer_email": "ops@example.com", "expires_at": end}
     shown = {key: table[key] for key in ("tier", "customer_email", "expires_at")}
     found = {**shown, "valid": True, "expired": days <= 0, "days_remaining": days, "consistent": True, "table": table}
-    return {**found, "endpoint_error": "", "environment_conflict": False, **changes}
+    found |= {"in_force": shown | changes.pop("in_force", {}), "table_error": "", "endpoint_error": ""}
+    return {**found, "environment_conflict": False, **changes}
 
 
 def test_each_step_is_said_once_and_again_only_when_it_failed(tmp_path: Path) -> None:
@@ -320,7 +366,11 @@ def test_each_step_is_said_once_and_again_only_when_it_failed(tmp_path: Path) ->
         assert [told("7"), told("7"), told("1"), told("1"), told("expired")] == [True, False, True, False, True]
         assert len(inbox.subjects) == 3
         assert inbox.subjects[0].startswith("Scutum licence expires in 6 day(s)")
-        assert told("30", customer_email="renewed@example.com") is True, "a renewal begins anew"
+        assert told("30", in_force={"customer_email": "renewed@example.com"}) is True, "a renewal begins anew"
+        # Whichever of two licences is looked at: each of its steps was told.
+        assert [told("7"), told("30", in_force={"customer_email": "renewed@example.com"})] == [False, False]
+        (tmp_path / licence_watch._STATE).write_text("[]")
+        assert told("7") is True, "better twice than never"
     finally:
         server.stop()
 
@@ -339,6 +389,156 @@ def test_a_way_that_worked_is_not_used_twice(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ScutumError) as error:
         notify.send({"mail": {"to": ["x"]}, "webhook": {"url": url}}, "s", "t", {}, done)
     assert done == ["mail"] and "secret-path" not in str(error.value)
+
+
+class Web(http.server.ThreadingHTTPServer):
+    """Answers by a table of path to (status, headers, body) that are used up, the last one stays; keeps what came."""
+
+    def __init__(self, answers: dict[str, list[tuple[int, dict[str, str], Any]]]) -> None:
+        super().__init__(("127.0.0.1", 0), WebHandler)
+        self.answers = answers
+        self.came: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.lock = threading.Lock()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class WebHandler(http.server.BaseHTTPRequestHandler):
+    server: Web
+
+    def _any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        with self.server.lock:
+            self.server.came.append((self.command, self.path, dict(self.headers), body))
+            known = self.server.answers.get(self.path, [(404, {}, {})])
+            status, headers, content = known.pop(0) if len(known) > 1 else known[0]
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    do_GET = do_POST = _any
+
+    def log_message(self, *unused: Any) -> None:
+        pass
+
+
+def test_a_webhook_gets_a_json_object_and_a_redirect_is_not_taken_for_told() -> None:
+    web = Web({"/hook": [(204, {}, {})], "/moved": [(301, {"Location": "/hook"}, {})]})
+    done: list[str] = []
+    hook = {"url": web.url + "/hook", "headers": {"Authorization": "Bearer tok\n"}}
+    notify.send({"webhook": hook}, "subject", "text", {"event": "license.expiry", "step": "7"}, done)
+    method, _path, headers, body = web.came[0]
+    assert (done, method, headers["Authorization"]) == (["webhook"], "POST", "Bearer tok")
+    sent = json.loads(body)
+    assert (
+        sent["source"] == "scutum.ops" and sent["event"] == "license.expiry" and sent["host"] and sent["text"] == "text"
+    )
+    with pytest.raises(ScutumError, match="answered 301; a redirect is not followed"):
+        notify.send({"webhook": {"url": web.url + "/moved"}}, "subject", "text", {}, done := [])
+    assert done == [] and len(web.came) == 2
+    with pytest.raises(ScutumError) as error:
+        notify.send({"webhook": {"url": "no-scheme/secret", "headers": {"A": "se\ncret"}}}, "s", "t", {}, [])
+    assert "secret" not in str(error.value) and "scutum_notify_webhook_url" in str(error.value)
+    web.shutdown()
+
+
+TOKEN_ANSWER = [(200, {}, {"access_token": "t"})]
+PATH = "/api/v1/license/activate"
+
+
+@pytest.mark.parametrize(
+    ("answers", "wanted"),
+    [
+        ({PATH: [(401, {}, {"detail": "Invalid token"})]}, "does not let SCUTUM_API_KEY activate a licence (401"),
+        ({PATH: [(403, {}, {"detail": "Admin required"})]}, "does not let SCUTUM_API_KEY activate a licence (403"),
+        ({"/auth/login": [(403, {}, {"detail": "not an admin"})]}, "login refused (403: not an admin)"),
+        ({"/auth/login": [(401, {}, {"detail": "Invalid API key"})]}, "login refused (401: Invalid API key)"),
+        (
+            {PATH: [(422, {}, {"detail": [{"loc": ["body", "license_key"], "msg": "too short", "input": "SECRET"}]})]},
+            "admin-api refused the licence (422): body.license_key: too short",
+        ),
+        ({PATH: [(400, {}, {"detail": "license expired 3 day(s) ago"})]}, "(400): license expired 3 day(s) ago"),
+        ({PATH: [(429, {"Retry-After": "60"}, {"detail": "slow down"})]}, "too many requests (slow down)"),
+        ({PATH: [(503, {}, {"detail": "Database not available"})]}, "answered 503: Database not available"),
+    ],
+)  # fmt: skip
+def test_what_the_product_refuses_is_said_without_the_token(answers: dict[str, Any], wanted: str) -> None:
+    web = Web({"/auth/login": list(TOKEN_ANSWER)} | answers)
+    with pytest.raises(ScutumError) as error:
+        AdminApi(web.url, "sk-1", deadline=1).activate_licence("SECRET")
+    assert wanted in str(error.value) and "SECRET" not in str(error.value)
+    web.shutdown()
+
+
+def test_retry_after_is_waited_for() -> None:
+    web = Web({"/auth/login": list(TOKEN_ANSWER), PATH: [(429, {"Retry-After": "2"}, {}), (200, {}, {"valid": True})]})
+    start = time.monotonic()
+    assert AdminApi(web.url, "sk-1", deadline=10).activate_licence("SECRET") == {"valid": True}
+    assert time.monotonic() - start >= 2
+    web.shutdown()
+
+
+def answer(tier: str, days: float) -> dict[str, Any]:
+    """What GET /api/v1/license says."""
+    end = licence_token.moment(NOW + days * DAY)
+    return {"present": True, "valid": True, "expired": days < 0, "tier": tier, "customer_email": "a@b.c",
+            "expires_at": end, "features": {}, "error": None}  # fmt: skip
+
+
+def test_workers_that_disagree_make_retention_unknown() -> None:
+    path = "/api/v1/license"
+    web = Web({path: [(200, {}, answer("trial", 5))] * 3 + [(200, {}, answer("enterprise", 500))]})
+    found = licence.look(AdminApi(web.url), 8)
+    assert (found["consistent"], found["audit_retention_days"], found["tier"]) == (False, None, "trial")
+    assert len(found["served"]) == 2
+    found = licence.look(AdminApi(web.url), 8)
+    assert (found["consistent"], found["audit_retention_days"], found["tier"]) == (True, 2555, "enterprise")
+    web.shutdown()
+
+
+class Asked:
+    """What `licence.status` asks an installation for."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def admin_api(self, deadline: float) -> AdminApi:
+        return AdminApi(self.url, deadline=0)
+
+
+def test_status_when_a_place_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    web = Web({"/api/v1/license": [(200, {}, answer("business", 5))]})
+
+    def refuse(unused: Any) -> licence.Survey:
+        raise ScutumError("Postgres: its container does not run")
+
+    monkeypatch.setattr(licence, "survey", refuse)
+    found = licence.status(cast(Any, Asked(web.url)))
+    assert found["table_error"] and found["audit_retention_days"] is None and not found["consistent"]
+    assert licence_watch.due(found) == "7", "the endpoint knows when it ends"
+    values = {name: value for name, (_text, _labels, value) in licence_watch.gauges(found).items()}
+    assert values["scutum_license_table_up"] == 0 and values["scutum_license_endpoint_up"] == 1
+    assert "table     unknown: Postgres" in licence.text(found)
+    mine = row(tier="business", customer_email="a@b.c", expires_at=float(int(NOW + 5 * DAY)))
+    monkeypatch.setattr(licence, "survey", lambda unused: licence.Survey([mine], "", "", 1))
+    assert licence.status(cast(Any, Asked(web.url)))["consistent"] is True
+    # An old trial in the environment: the endpoint shows it, the table does not, and nothing may be dropped on it.
+    other = licence.Survey([mine | {"tier": "enterprise", "expires_at": NOW + 900 * DAY}], "x.y.z", "x.y.z", 1)
+    monkeypatch.setattr(licence, "survey", lambda unused: other)
+    found = licence.status(cast(Any, Asked(web.url)))
+    assert (found["consistent"], found["environment_conflict"], found["audit_retention_days"]) == (False, True, None)
+    web.shutdown()
+    web.server_close()
+    monkeypatch.setattr(licence, "survey", lambda unused: licence.Survey([mine], "", "", 1))
+    found = licence.status(cast(Any, Asked(web.url)))
+    assert found["endpoint_error"] and licence_watch.due(found) == "7", "the table knows when it ends"
+
+
+def test_words_of_a_unit_are_what_they_were() -> None:
+    assert schedule._quoted("/opt/scutum") == "/opt/scutum" and schedule._quoted("100%") == "100%%"
+    assert schedule._quoted('/srv/my "x"$y') == '"/srv/my \\"x\\"$$y"'
 
 
 def test_metrics_are_what_prometheus_reads(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_with_the_role_it_stays_after_five_minutes(workers: int) -> None:
         host.with_workers(workers)
         host.old_environment(host.token(f"old-{workers}", "trial", 25))
     run = host.license(host.token(f"new-{workers}", "business", 300 + workers))
-    assert run.rc == 0 and '"status": "active"' in run.flat, run.out[-3000:]
+    assert run.rc == 0 and "status: active" in run.flat, run.out[-3000:]
     time.sleep(INTERVAL + 10)
     assert host.served(80) == expected("business", 300 + workers)
 
