@@ -10,6 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,9 @@ class Host:
         done = subprocess.run(["docker", "exec", self.name, "bash", "-c", command], capture_output=True, check=False)
         return done.returncode != 0
 
-    @property
+    @cached_property
     def address(self) -> str:
-        """The host's address on the testbed's network."""
+        """The host's address on the testbed's network; it stays while the host is not restarted."""
         return bed("ip", self.name).strip()
 
     def http(self, port: int, path: str, body: Any = None, token: str = "", timeout: float = 30) -> Answer:

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .errors import ScutumError
+from .errors import ScutumError, as_error
 
 
 def mask_only(module: Any, secrets: Iterable[str]) -> None:
@@ -40,7 +41,8 @@ def run(module: Any, work: Callable[[], dict[str, Any]]) -> None:
     start = time.monotonic()
     try:
         result = work()
-    except ScutumError as error:
+    except (ScutumError, OSError, UnicodeError, subprocess.SubprocessError) as problem:
+        error = as_error(problem)
         module.fail_json(msg=str(error), left=error.left, next_step=error.next_step)
     else:
         module.exit_json(duration=round(time.monotonic() - start, 2), **result)

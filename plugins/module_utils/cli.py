@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from . import licence, licence_activation, licence_watch, metrics, verification
-from .errors import ScutumError
+from .errors import ScutumError, as_error
 from .installation import Installation
 
 
@@ -97,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     job.add_argument(
         "--wait", type=float, default=licence_activation.REVALIDATION + 15, help="seconds for stale workers"
     )
-    job.add_argument("--timeout", type=float, default=60, help="seconds for admin-api to answer")
+    job.add_argument("--timeout", type=float, default=90, help="seconds for admin-api to answer")
     job = jobs.add_parser("license-watch", help="write the licence's metrics; send a warning that is due, once")
     job.add_argument("--metrics", default=metrics.DIRECTORY, help="directory for the metrics (default: %(default)s)")
     arguments = parser.parse_args(argv)
@@ -106,8 +107,9 @@ def main(argv: list[str] | None = None) -> int:
         if not installation.exists():
             raise ScutumError(f"{installation.directory} holds no installation", next_step="name it with --dir")
         good, result, text = JOBS[arguments.job](installation, arguments)
-    except ScutumError as error:
-        good, result, text = False, {"ok": False, "error": str(error)}, str(error)
+    except (ScutumError, OSError, UnicodeError, subprocess.SubprocessError) as problem:
+        error = str(as_error(problem))
+        good, result, text = False, {"ok": False, "error": error}, error
     print(json.dumps(result, sort_keys=True) if arguments.json else text)
     return 0 if good else 1
 

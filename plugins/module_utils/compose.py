@@ -10,7 +10,10 @@ import os
 from typing import Any
 
 from .engine import Engine, Result, clean_environment
+from .env_file import EnvFile
 from .errors import ScutumError
+from .files import read_text
+from .redact import redact
 
 VENDOR_FILE = "docker-compose.yaml"
 OVERRIDE_FILE = "scutum-ops.override.yaml"
@@ -80,8 +83,9 @@ class Compose:
         """One call that has to succeed; its standard output."""
         result = self.run(*arguments, timeout=timeout, stdin=stdin)
         if result.rc != 0:
+            secrets = EnvFile(read_text(os.path.join(self.directory, self.env_file)) or "").secrets()
             raise ScutumError(
-                f"docker compose {arguments[0]} failed ({result.rc}): {result.err.strip()[-800:]}",
+                f"docker compose {arguments[0]} failed ({result.rc}): {redact(result.err.strip()[-800:], secrets)}",
                 next_step=f"see it again with: cd {self.directory} && {self.command(*arguments)}",
             )
         return result.out

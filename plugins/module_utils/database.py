@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import tempfile
+import threading
 import uuid
 from dataclasses import dataclass
 from functools import partial
@@ -137,11 +138,8 @@ class Database:
         """The server's major version."""
         return int(self.query("SHOW server_version_num")[0][0]) // 10000
 
-    def dump(self, path: str, timeout: float = 3600) -> Dump:
-        """A dump in custom format by the server's own pg_dump: complete under its name, or not there at all."""
-        compose = self.installation.compose()
-        method = ["-Z", "zstd:3"] if self.server_version() >= 16 else []
-        directory = os.path.dirname(path)
+    def check_space(self, directory: str) -> None:
+        """Refuse a dump that may not fit."""
         needed, free = self.size(), _free(directory)
         if free < needed:
             raise ScutumError(
@@ -149,6 +147,17 @@ class Database:
                 left="the database was not touched",
                 next_step=f"free space below {directory}",
             )
+
+    def dump(self, path: str, timeout: float = 3600) -> Dump:
+        """A dump in custom format by the server's own pg_dump: complete under its name, or not there at all.
+
+        Args:
+            timeout: seconds after which it is ended, also when it waits for a lock.
+        """
+        compose = self.installation.compose()
+        method = ["-Z", "zstd:3"] if self.server_version() >= 16 else []
+        directory = os.path.dirname(path)
+        self.check_space(directory)
         command = [compose.engine.binary, *self._in_container("pg_dump", "-Fc", *method)]
         descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".dump-")
         digest = hashlib.sha256()
@@ -163,10 +172,13 @@ class Database:
                     stderr=problems,
                 ) as process:
                     output = cast(BinaryIO, process.stdout)
+                    end = threading.Timer(timeout, process.kill)
+                    end.start()
                     for block in iter(partial(output.read, 1 << 20), b""):
                         digest.update(block)
                         handle.write(block)
-                    rc = process.wait(timeout=timeout)
+                    rc = process.wait()
+                    end.cancel()
                 problems.seek(0)
                 problem = problems.read().decode("utf-8", "replace")
                 handle.flush()

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import compose as compose_module
-from . import env_file, images, release, stack
+from . import env_file, images, release, schedule, stack
 from .errors import ScutumError
 from .files import ensure_directory, read_text, write_file
 from .installation import Installation
@@ -59,8 +59,9 @@ def _staged(installation: Installation, request: Request, check: bool) -> Iterat
         bundle = release.directory(home, version)
         today = read_text(installation.path(compose_module.ENV_FILE))
         template = read_text(os.path.join(bundle, ".env.example")) or ""
-        planned, keys = env_file.plan(today, template, request.env)
         path = compose_module.ENV_FILE
+        profiles = Project(installation, request.settings, bundle, path).profiles()
+        planned, keys = env_file.plan(today, template, request.env, profiles)
         if check:
             path = os.path.join(scratch, "env")
             write_file(path, planned.render(), 0o600)
@@ -69,7 +70,8 @@ def _staged(installation: Installation, request: Request, check: bool) -> Iterat
             ensure_directory(installation.path("config"), 0o755)
         if keys:
             changes.append(f"{compose_module.ENV_FILE} ({', '.join(keys)})")
-        if not check and write_file(installation.path(path), planned.render(), 0o600) and not keys:
+        place = installation.path(compose_module.ENV_FILE)
+        if write_file(place, planned.render(), 0o600, check) and not keys:
             changes.append(f"{compose_module.ENV_FILE} (mode)")
         yield Project(installation, request.settings, bundle, path), changes
 
@@ -100,15 +102,19 @@ def prepare(installation: Installation, request: Request, check: bool = False) -
         )
         changes += [f"image {name}" for name in brought]
         actual = images.record(installation, wanted)
+        recorded = installation.state().get("images", {})
+        first = recorded.get(request.settings.version, {})
         problems = images.check_digests(actual, request.digests)
+        problems += images.check_record(actual, first, request.digests)
         if problems:
             raise ScutumError(
                 "; ".join(problems),
                 left="the images are on the host; no container was changed",
                 next_step="find out why the registry serves another image before you change scutum_image_digests",
             )
-        recorded = installation.state().get("images", {})
-        known = {**actual, **recorded.get(request.settings.version, {})}
+        # A pin overrules what was recorded.
+        pinned = {service: image for service, image in actual.items() if service in request.digests}
+        known = {**actual, **first, **pinned}
         installation.save_state(images={**recorded, request.settings.version: known})
         return {"changes": changes, "images": actual}
 
@@ -118,40 +124,74 @@ def converge(installation: Installation, request: Request, check: bool = False) 
     if check and not installation.engine.versions()["server"]:
         return {"changes": ["Compose files", "containers"], "actions": {}, "guard": {}, "diff": Change()}
     with _locked(installation, check), _staged(installation, request, check) as (project, changes):
+        window = stack.window_needed(installation, project.images()["litellm"]) if check else False
+        if not check:
+            # What config/.env will name before it is true.
+            installation.save_state(target=request.settings.version)
         change = project.converge(request.replace_compose, check)
         changes += change.files
         actions, guard = change.actions, {}
         if not check:
             done = stack.apply(installation, request.timeout)
             actions, guard = done["actions"], done["guard"]
-            installation.save_state(version=request.settings.version)
+            installation.save_state(version=request.settings.version, target=None)
         changes += [f"{service}: {action}" for service, action in sorted(actions.items())]
-        if guard:
-            changes.append("schema window")
+        if guard or window:
+            changes.append("schema window (litellm, admin-api and all else that writes stop for it)")
         return {"changes": changes, "actions": actions, "guard": guard, "diff": change}
 
 
 def remove(installation: Installation, data: bool, check: bool = False) -> list[str]:
-    """Remove containers and network; volumes and the directory stay unless `data` is given.
+    """Remove containers, network and scheduled jobs; volumes and the directory stay unless `data` is given.
 
-    Everything that is removed is named in the result. Images stay: they can be pulled again, but not always.
+    Everything that is removed is named in the result. Images stay: they can be pulled again, but not always. So does the
+    library for jobs, which other installations on the host may use.
     """
     if not installation.exists():
         return []
-    compose = installation.compose()
-    project = installation.project
-    found = compose.containers(project)
-    removed = [f"container {name}" for name in sorted(found)]
-    volumes = installation.engine.run(
-        "volume", "ls", "-q", "--filter", f"label={compose_module.LABEL_PROJECT}={project}"
-    )
-    if data:
-        removed += [f"volume {name}" for name in sorted(volumes.out.split())] + [installation.directory]
-    if not check and removed:
+    with _locked(installation, check):
+        compose = installation.compose()
+        project = installation.project
+        label = f"label={compose_module.LABEL_PROJECT}={project}"
+        # Asked so that it fails: no answer must not read as nothing.
+        volumes = installation.engine.must("volume", "ls", "-q", "--filter", label).split()
+        jobs = schedule.jobs(installation)
+        removed = [f"container {name}" for name in sorted(compose.containers(project))]
+        removed += [f"job {job.unit}" for job in jobs]
+        if data:
+            removed += [f"volume {name}" for name in sorted(volumes)] + [installation.directory]
+        if check or not removed:
+            return removed
+        for job in jobs:
+            schedule.remove(job)
         compose.must("--profile", "*", "down", *(["--volumes"] if data else []), timeout=300)
         if data:
-            shutil.rmtree(installation.directory)
+            _remove_directory(installation)
     return removed
+
+
+def _remove_directory(installation: Installation) -> None:
+    """Everything, config/.env last: as long as it is there, a run that was killed is done again."""
+    for name in os.listdir(installation.directory):
+        path = installation.path(name)
+        if name == "config":
+            continue
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    config = installation.path("config")
+    for name in os.listdir(config):
+        path = os.path.join(config, name)
+        if path == installation.path(compose_module.ENV_FILE):
+            continue
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    shutil.rmtree(os.path.realpath(installation.directory))
+    if os.path.islink(installation.directory):
+        os.unlink(installation.directory)
 
 
 @contextlib.contextmanager

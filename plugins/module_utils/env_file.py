@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import re
 import secrets
+import unicodedata
 from collections.abc import Callable
+from typing import Any
 
 from .errors import ScutumError
 
@@ -75,14 +77,16 @@ _NOT_SECRET = frozenset(
     ]
 )
 
-# RFC 3986 "unreserved": what can stand in a URL without encoding. DATABASE_URL is built by plain interpolation.
-_URL_SAFE = re.compile(r"^[A-Za-z0-9._~-]+$")
+# RFC 3986: what can stand in the user part of a URL without encoding, less what a shell takes for its own. DATABASE_URL is
+# built by plain interpolation.
+_URL_UNSAFE = re.compile(r"[^A-Za-z0-9._~+=!*,-]")
 
 
 def _unquote(raw: str) -> str:
     value = raw.strip()
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1]
+    quoted = re.match(r"""^(["'])(.*?)\1\s*(?:#.*)?$""", value)
+    if quoted:
+        return quoted.group(2)
     # Compose takes " #" for the start of a comment.
     return re.split(r"\s+#", value, maxsplit=1)[0]
 
@@ -150,10 +154,11 @@ def problem_with(key: str, value: str) -> str | None:
         return f"{key} still holds the template's CHANGE-ME placeholder"
     if value in REFUSED_VALUES.get(key, ()):
         return f"{key} is empty or the vendor's published default"
-    if key in ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB") and not _URL_SAFE.fullmatch(value):
+    unsafe = _URL_UNSAFE.search(value) if key in ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB") else None
+    if unsafe:
         return (
-            f"{key} may hold only letters, digits and . _ ~ - : it is put into DATABASE_URL as it is, "
-            "where any other character breaks or changes the URL"
+            f"{key} holds {unsafe.group()!r} ({unicodedata.name(unsafe.group(), 'a control character').lower()}): it is put "
+            "into DATABASE_URL as it is, where only letters, digits and . _ ~ + = ! * , - are safe"
         )
     if "$" in value:
         return f"{key} must not hold a dollar sign: Compose would interpolate it, and the vendor's CLI would not unescape it"
@@ -168,13 +173,40 @@ def problem_with(key: str, value: str) -> str | None:
     return None
 
 
-def plan(existing: str | None, template: str, wanted: dict[str, str]) -> tuple[EnvFile, list[str]]:
+def texts(variables: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """Values for config/.env from variables of Ansible, and what is wrong with them in words (never a value)."""
+    found = {}
+    problems = []
+    for key, value in variables.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(key)):
+            problems.append(f"{key} is not the name of a variable: letters, digits and _ only")
+        elif value is None:
+            problems.append(f'{key} has no value: leave the line out, or write "" for an empty one')
+        elif isinstance(value, (dict, list)):
+            problems.append(f"{key} has to be a text")
+        else:
+            found[str(key)] = str(value).lower() if isinstance(value, bool) else str(value)
+    return found, problems
+
+
+def refuse(problems: list[str]) -> None:
+    """Fail with everything that is wrong with the operator's values."""
+    if problems:
+        raise ScutumError(
+            "scutum_env: " + "; ".join(problems),
+            left="nothing was changed",
+            next_step="correct scutum_env, and run again",
+        )
+
+
+def plan(existing: str | None, template: str, wanted: dict[str, str], profiles: str = "") -> tuple[EnvFile, list[str]]:
     """What config/.env has to be.
 
     Args:
         existing: the text of today's file, None at a first install.
         template: the text of the release's .env.example.
         wanted: the operator's values (`scutum_env`).
+        profiles: COMPOSE_PROFILES; a service that is switched on gets its secret.
 
     Returns:
         The file and the names of the keys that change (never a value).
@@ -207,6 +239,9 @@ def plan(existing: str | None, template: str, wanted: dict[str, str]) -> tuple[E
             # What LiteLLM falls back to: anything that it stored so far is encrypted with it.
             result.set(key, result.get("SCUTUM_API_KEY"))
             changed.append(key)
+        elif not first and not current and key == "GRAFANA_ADMIN_PASSWORD" and _has_grafana(profiles):
+            result.set(key, make())
+            changed.append(key)
     for key, value in sorted(result.as_dict().items()):
         problem = problem_with(key, value)
         if problem and (value or key in REFUSED_VALUES):
@@ -214,9 +249,19 @@ def plan(existing: str | None, template: str, wanted: dict[str, str]) -> tuple[E
     missing = sorted(k for k in REFUSED_VALUES if k != "GRAFANA_ADMIN_PASSWORD" and k not in result.as_dict())
     problems.extend(f"{key} is missing" for key in missing)
     if problems:
+        # Postgres keeps the password with which it was initialised: the file alone would lock every service out.
+        first_step = (
+            "first the server: ALTER ROLE … PASSWORD in psql, then POSTGRES_PASSWORD in config/.env; "
+            if not first and any("POSTGRES_PASSWORD" in text for text in problems)
+            else ""
+        )
         raise ScutumError(
             "config/.env: " + "; ".join(problems),
             left="nothing was changed",
-            next_step="correct scutum_env, or config/.env on the host, and run the playbook again",
+            next_step=f"{first_step}correct scutum_env, or config/.env on the host, and run the playbook again",
         )
     return result, sorted(set(changed))
+
+
+def _has_grafana(profiles: str) -> bool:
+    return bool({"observability", "full"} & set(profiles.split(",")))

@@ -28,3 +28,14 @@ class ScutumError(Exception):
         if self.next_step:
             parts.append("Next: " + self.next_step)
         return "\n".join(parts)
+
+
+def as_error(problem: Exception) -> ScutumError:
+    """What the system refused (a full disk, a file that is no text, a command that hangs), in the same three parts."""
+    if isinstance(problem, ScutumError):
+        return problem
+    return ScutumError(
+        f"{type(problem).__name__}: {problem}",
+        left="what was finished before stays; files are replaced as a whole or not at all",
+        next_step="correct the cause (df -h; ls -l of the file that is named) and run it again: it continues there",
+    )

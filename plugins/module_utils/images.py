@@ -147,3 +147,18 @@ def check_digests(actual: dict[str, dict[str, str]], pinned: dict[str, str]) -> 
             is_now = actual[service]["digest"] or actual[service]["id"]
             problems.append(f"{service}: the image is {is_now}, scutum_image_digests says {digest}")
     return problems
+
+
+def check_record(
+    actual: dict[str, dict[str, str]], first: dict[str, dict[str, str]], pinned: dict[str, str]
+) -> list[str]:
+    """What is not the image that was recorded when this release was first pulled, in words; a pin overrules the record."""
+    problems = []
+    for service, image in sorted(actual.items()):
+        if service in first and service not in pinned and not same(image, first[service]):
+            now, then = (item.get("digest") or item.get("id") for item in (image, first[service]))
+            problems.append(
+                f"{service}: the image is {now}, at the first pull of this release it was {then} (if that is wanted, pin it: "
+                f"scutum_image_digests: {{{service}: '{now}'}})"
+            )
+    return problems

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,7 +52,8 @@ class Installation:
     def project(self) -> str:
         """The Compose project's name: COMPOSE_PROJECT_NAME when an adopted host has it, else the directory's."""
         name = self.env().get("COMPOSE_PROJECT_NAME") or os.path.basename(self.directory)
-        return re.sub(r"[^a-z0-9_-]", "", name.lower())
+        # As Compose makes it.
+        return re.sub(r"[^a-z0-9_-]", "", name.lower()).lstrip("_-")
 
     def env(self) -> EnvFile:
         """config/.env as it is now; empty when there is none."""
@@ -81,7 +83,8 @@ class Installation:
         )
 
     def state(self) -> dict[str, Any]:
-        """What was recorded: `version`, `images`, `litellm_schema`, `schema_window`."""
+        """What was recorded: `version` (in force), `target` (of a run that has not ended), `adopted`, `images`,
+        `alembic_heads`, `litellm_schema`, `schema_window`."""
         text = read_text(os.path.join(self.private, "state.json"))
         if text is None:
             return {}
@@ -91,7 +94,7 @@ class Installation:
             raise ScutumError(
                 f"{self.private}/state.json is not JSON: {error}",
                 next_step=f"mv {self.private}/state.json {self.private}/state.json.broken, and run the playbook again: "
-                "the installation is then adopted as it stands",
+                "the installation is then adopted as it stands (set scutum_bind_address, which decides where ports are)",
             ) from error
 
     def save_state(self, **changes: Any) -> bool:
@@ -129,14 +132,19 @@ class Installation:
         """Text without the values of config/.env that are secret."""
         return redact(text, self.env().secrets())
 
-    def url(self, service: str) -> str:
-        """The base URL of a service as this host reaches it."""
-        published = self.compose().published(service, PORTS[service])
-        if published is None:
-            raise ScutumError(
-                f"{service} publishes no port on this host",
-                next_step=f"cd {self.directory} && {self.compose().command('ps', '-a')}",
-            )
+    def url(self, service: str, deadline: float = 0.0) -> str:
+        """The base URL of a service as this host reaches it; a container that restarts is waited for (seconds)."""
+        end = time.monotonic() + deadline
+        while (published := self.compose().published(service, PORTS[service])) is None:
+            container = self.compose().containers(self.project).get(service)
+            state = str(container["State"]["Status"]) if container else "missing"
+            if time.monotonic() >= end or state in ("missing", "exited", "dead", "paused"):
+                raise ScutumError(
+                    f"{service} publishes no port on this host: its container is {state}",
+                    left="nothing was asked of it",
+                    next_step=f"cd {self.directory} && {self.compose().command('up', '-d', service)}",
+                )
+            time.sleep(1)
         address, port = published
         address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
         return f"http://{'[' + address + ']' if ':' in address else address}:{port}"
@@ -170,8 +178,8 @@ class Installation:
 
     def admin_api(self, deadline: float = 30.0) -> AdminApi:
         """A client for the admin API."""
-        return AdminApi(self.url("admin-api"), self.env().get("SCUTUM_API_KEY"), deadline)
+        return AdminApi(self.url("admin-api", deadline), self.env().get("SCUTUM_API_KEY"), deadline)
 
     def litellm(self, deadline: float = 30.0) -> LiteLLM:
         """A client for LiteLLM."""
-        return LiteLLM(self.url("litellm"), self.env().get("SCUTUM_API_KEY"), deadline)
+        return LiteLLM(self.url("litellm", deadline), self.env().get("SCUTUM_API_KEY"), deadline)

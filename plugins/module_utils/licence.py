@@ -249,7 +249,7 @@ def status(installation: Installation, connections: int = CONNECTIONS, timeout: 
         table = {"rows": len(found.rows), "active": active, **summary(found.operative)}
     except ScutumError as error:
         table_error = error.what
-    served = {**dict.fromkeys(describe({})), "answers": 0, "consistent": False, "served": []}
+    served: dict[str, Any] = {**dict.fromkeys(describe({})), "answers": 0, "consistent": False, "served": []}
     try:
         served = look(installation.admin_api(timeout), connections * (found.workers if found else 1))
     except ScutumError as error:

@@ -52,7 +52,18 @@ def build(baked: dict[str, Any], changes: dict[str, Any]) -> str:
     return HEAD + render(config)
 
 
-_SECRET_KEY = re.compile(r"(api_key|secret|password|token)$", re.IGNORECASE)
+_SECRET_KEY = re.compile(r"(key|secret|password|token|credentials?|database_url)$", re.IGNORECASE)
+
+
+def problems_with(changes: dict[str, Any]) -> list[str]:
+    """What in the operator's part has a type that LiteLLM cannot read."""
+    settings = changes.get("litellm_settings")
+    if settings is not None and not isinstance(settings, dict):
+        return ["scutum_litellm_config.litellm_settings has to be a mapping"]
+    callbacks = (settings or {}).get("callbacks")
+    if callbacks is not None and not isinstance(callbacks, (str, list)):
+        return ["scutum_litellm_config.litellm_settings.callbacks has to be a name or a list of names"]
+    return []
 
 
 def literal_secrets(changes: Any, path: str = "scutum_litellm_config") -> dict[str, str]:

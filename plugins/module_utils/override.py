@@ -47,6 +47,9 @@ def build(
     services: dict[str, dict[str, Any]] = {}
     for name, service in sorted(release.get("services", {}).items()):
         ours: dict[str, Any] = {}
+        if service.get("image"):
+            # The vendor's `./scutum up` pulls before it starts: postgres:16-alpine moves, and a host without a registry has none.
+            ours["pull_policy"] = "missing"
         if image_registry and service.get("image"):
             ours["image"] = mirrored(str(service["image"]), image_registry)
         if bind_address is not None and service.get("ports"):
@@ -68,7 +71,47 @@ def build(
     litellm["labels"] = {LABEL_CONFIG: litellm_config_sha256}
     if litellm_workers is not None:
         litellm["command"] = Replaced(_set_workers(release, litellm_workers))
-    return HEAD + render(merge({"services": services}, extra or {}))
+    return HEAD + render(_with_extra({"services": services}, extra or {}))
+
+
+def _with_extra(ours: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """The operator's additions over ours, in Compose's own sense of each key: what he adds takes nothing of ours away.
+
+    Environment and labels may be lists of NAME=value there; mounts are added; ports replace the vendor's.
+    """
+    added: dict[str, Any] = {key: value for key, value in extra.items() if value is not None}
+    services = {}
+    for name, service in (added.get("services") or {}).items():
+        mine = ours["services"].get(name, {})
+        theirs = dict(service or {})
+        for key in ("environment", "labels"):
+            if isinstance(theirs.get(key), list):
+                pairs = [str(item).partition("=") for item in theirs[key]]
+                theirs[key] = {left: right if middle else None for left, middle, right in pairs}
+        for key in ("volumes", "tmpfs"):
+            if isinstance(theirs.get(key), list):
+                theirs[key] = [*mine.get(key, []), *theirs[key]]
+        if isinstance(theirs.get("ports"), list):
+            theirs["ports"] = Replaced(theirs["ports"])
+        services[name] = theirs
+    return merge(ours, {**added, "services": services})
+
+
+def lost(model: dict[str, Any]) -> list[str]:
+    """What a model lacks of what LiteLLM must have, whatever the operator's additions say."""
+    litellm = model.get("services", {}).get("litellm", {})
+    environment = litellm.get("environment") or {}
+    targets = {str(item.get("target")) for item in litellm.get("volumes") or [] if item.get("type") == "bind"}
+    missing = []
+    if str(environment.get("DISABLE_SCHEMA_UPDATE")).lower() != "true":
+        missing.append("DISABLE_SCHEMA_UPDATE=true in litellm's environment: without it each start may destroy tables")
+    if not environment.get("LITELLM_SALT_KEY"):
+        missing.append("LITELLM_SALT_KEY in litellm's environment")
+    if environment.get("PROMETHEUS_MULTIPROC_DIR") != PROMETHEUS_DIRECTORY:
+        missing.append(f"PROMETHEUS_MULTIPROC_DIR={PROMETHEUS_DIRECTORY} in litellm's environment")
+    if LITELLM_CONFIG_IN_IMAGE not in targets:
+        missing.append(f"the mount of {LITELLM_CONFIG_IN_IMAGE} in litellm")
+    return missing
 
 
 def with_workers(command: list[str], workers: int) -> list[str]:

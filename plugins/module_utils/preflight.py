@@ -10,16 +10,27 @@ import ipaddress
 import os
 import re
 import socket
+import urllib.parse
 from typing import Any
 
 from . import litellm_config as litellm_config_module
 from . import release
-from .compose import LABEL_DIRECTORY
+from .compose import ENV_FILE, LABEL_DIRECTORY, LABEL_PROJECT, LABEL_SERVICE, VENDOR_FILE
 from .engine import MINIMUM_COMPOSE, MINIMUM_ENGINE, version_tuple
 from .env_file import OWNED, EnvFile, problem_with
+from .env_file import texts as env_texts
 from .errors import ScutumError
 from .installation import Installation
 
+# Profile by service of the release's Compose file; without it a service does not run.
+PROFILES = {
+    "sre-agent": "sre",
+    "cost-predictor": "finops",
+    "budget-webhook": "finops",
+    "prometheus": "observability",
+    "grafana": "observability",
+    "jaeger": "observability",
+}
 # Port on the host by variable: the defaults of the release's Compose file.
 PUBLISHED = {"LITELLM_PORT": 4000, "ADMIN_API_PORT": 8086, "ADMIN_UI_PORT": 5173, "DOCS_SITE_PORT": 8089}
 
@@ -30,7 +41,7 @@ def examine(
     *,
     engine_source: str = "auto",
     bind_address: str = "",
-    wanted: dict[str, str] | None = None,
+    wanted: dict[str, Any] | None = None,
     minimum_free_mb: int = 0,
     image_registry: str = "",
     image_digests: dict[str, str] | None = None,
@@ -38,6 +49,8 @@ def examine(
     release_base_url: str = "",
     litellm_workers: int | None = None,
     litellm_config: dict[str, Any] | None = None,
+    start_timeout: int = 1,
+    profiles: list[str] | None = None,
 ) -> dict[str, Any]:
     """Look at a host and refuse what cannot work, with every problem in one message.
 
@@ -47,19 +60,23 @@ def examine(
         bind_address: where ports will be published.
         wanted: `scutum_env`.
         minimum_free_mb: MiB that have to be free for images while the installation is not there yet.
-        image_registry, image_digests, release_sha256, release_base_url, litellm_workers, litellm_config: the variables
-            of the role with these names, checked for what their types cannot say.
+        image_registry, image_digests, release_sha256, release_base_url, litellm_workers, litellm_config, start_timeout,
+            profiles: the variables of the role with these names, checked for what their types cannot say.
 
     Returns:
         `engine` (versions, `present`), `installation` (`absent`, `vendor` or `managed`), `installed_version`.
     """
     release.check_version(version)
-    problems: list[str] = []
+    texts, problems = env_texts(wanted or {})
+    problems = [f"scutum_env: {text}" for text in problems]
     env = installation.env()
     state = installation.state()
     kind = "managed" if installation.managed() else "vendor" if installation.exists() else "absent"
-    # An upgrade by the vendor's CLI is not in our record: what config/.env says counts as well.
-    installed = str(state.get("version") or (env.get("SCUTUM_VERSION") if kind == "vendor" else ""))
+    installed = str(state.get("version") or "")
+    written = env.get("SCUTUM_VERSION")
+    # An upgrade by the vendor's CLI is not in our record. A run of ours that did not end has written what it aimed at.
+    if written and written != state.get("target") and version_tuple(written) > version_tuple(installed or "0"):
+        installed = written
     engine = installation.engine.versions()
     engine["present"] = bool(engine["server"])
     problems += _engine_problems(engine, installation.engine.installed(), engine_source)
@@ -76,17 +93,30 @@ def examine(
     problems += _value_problems(
         bind_address, image_registry, image_digests or {}, release_sha256 or {}, release_base_url, litellm_workers
     )
+    problems += litellm_config_module.problems_with(litellm_config or {})
+    for name, number, least in (("start_timeout", start_timeout, 1), ("min_free_mb", minimum_free_mb, 0)):
+        if number < least:
+            problems.append(f"scutum_install_{name}: {number} is too small, {least} is the least")
+    own = env.get("COMPOSE_FILE")
+    if kind == "vendor" and own and own != VENDOR_FILE:
+        problems.append(
+            f"COMPOSE_FILE in {installation.path(ENV_FILE)} is {own}, a file of your own, which adopting would replace: carry "
+            "what differs into scutum_compose_override (volumes first: a database elsewhere would look empty), then take "
+            "COMPOSE_FILE out"
+        )
     for place in litellm_config_module.literal_secrets(litellm_config or {}):
         problems.append(f"{place} holds a secret: put it into scutum_env and write os.environ/ITS_NAME there")
-    for key, value in sorted((wanted or {}).items()):
+    for key, value in sorted(texts.items()):
         if key in OWNED:
             problems.append(f"{key} cannot be set through scutum_env: it is decided by {OWNED[key]}")
         elif why := (problem_with(key, value) if value else None):
             problems.append(f"scutum_env: {why}")
     if engine["present"]:
         problems += _other_installations(installation)
-        problems += _orphaned_data(installation, kind)
-    problems += _busy_ports(installation, env, wanted or {}, bind_address, engine["present"])
+        problems += _orphaned_data(installation)
+        if kind == "vendor":
+            problems += _profiles_off(installation, set(profiles or env.get("COMPOSE_PROFILES").split(",")))
+    problems += _busy_ports(installation, env, texts, bind_address, engine["present"])
     if kind == "absent" and minimum_free_mb:
         problems += _disk(engine["root"], minimum_free_mb)
     if problems:
@@ -124,11 +154,24 @@ def _value_problems(
             )
         elif not re.fullmatch(r"[0-9a-fA-F]{64}", str(value)):
             problems.append(f"scutum_release_sha256: {name} needs 64 hexadecimal digits")
-    if not re.match(r"^https?://[^/]+", release_base_url or "https://x"):
+    if release_base_url and not _is_url(release_base_url):
         problems.append(f"scutum_release_base_url: {release_base_url} is not an http(s) URL")
     if litellm_workers is not None and not 1 <= litellm_workers <= 256:
         problems.append(f"scutum_litellm_workers: {litellm_workers} is not between 1 and 256")
     return problems
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(text)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not re.search(r"\s", text)
+        )
+    except ValueError:
+        return False
 
 
 def _engine_problems(engine: dict[str, Any], installed: bool, source: str) -> list[str]:
@@ -136,17 +179,18 @@ def _engine_problems(engine: dict[str, Any], installed: bool, source: str) -> li
         if source == "none":
             why = "its daemon does not answer" if installed else "there is none"
             return [f"scutum_install_engine is none, so the engine has to be there, but {why}: systemctl status docker"]
-        return []
+        # Another one beside it would fight over its files.
+        return ["docker is installed, but its daemon does not answer: systemctl status docker"] if installed else []
     problems = []
     if version_tuple(engine["server"]) < MINIMUM_ENGINE:
         problems.append(
             f"Docker Engine {engine['server']} is too old: {'.'.join(map(str, MINIMUM_ENGINE))} or newer is needed"
         )
-    if (source == "none" or engine["compose"]) and version_tuple(engine["compose"] or "0") < MINIMUM_COMPOSE:
+    if version_tuple(engine["compose"] or "0") < MINIMUM_COMPOSE:
         have = f"Docker Compose {engine['compose']} is too old" if engine["compose"] else "Docker Compose is missing"
         problems.append(
-            f"{have}: {'.'.join(map(str, MINIMUM_COMPOSE))} or newer is needed (!override and !reset); "
-            "upgrade the package docker-compose or docker-compose-plugin"
+            f"{have}: {'.'.join(map(str, MINIMUM_COMPOSE))} or newer is needed (!override and !reset); install or upgrade "
+            "docker-compose-plugin (Docker's repository), docker-compose (Debian 13) or docker-compose-v2 (Ubuntu)"
         )
     return problems
 
@@ -160,9 +204,21 @@ def _other_installations(installation: Installation) -> list[str]:
     return []
 
 
-def _orphaned_data(installation: Installation, kind: str) -> list[str]:
+def _profiles_off(installation: Installation, on: set[str]) -> list[str]:
+    """Services that were switched on by hand, and would be switched off by adopting."""
+    found = installation.engine.containers(f"{LABEL_PROJECT}={installation.project}")
+    running = {str(item["Config"]["Labels"].get(LABEL_SERVICE)) for item in found if item["State"]["Running"]}
+    off = {PROFILES[name] for name in running & set(PROFILES) if not {PROFILES[name], "full"} & on}
+    return [
+        f"services of the profile {name} run, and neither scutum_profiles nor COMPOSE_PROFILES in config/.env has it: they "
+        f"would be stopped. Add {name} to scutum_profiles, or stop them yourself"
+        for name in sorted(off)
+    ]
+
+
+def _orphaned_data(installation: Installation) -> list[str]:
     volume = f"{installation.project}_postgres-data"
-    if kind == "absent" and installation.engine.inspect("volume", [volume]):
+    if not installation.exists() and installation.engine.inspect("volume", [volume]):
         text = (
             f"the volume {volume} holds a database, but {installation.directory}/config/.env with its password is gone"
         )
@@ -175,7 +231,8 @@ def _busy_ports(
 ) -> list[str]:
     ours = set()
     if engine_present:
-        for item in installation.engine.containers(f"{LABEL_DIRECTORY}={installation.directory}"):
+        # By project and not by directory, which may be a symbolic link to the one that the label names.
+        for item in installation.engine.containers(f"{LABEL_PROJECT}={installation.project}"):
             for bindings in (item.get("NetworkSettings", {}).get("Ports") or {}).values():
                 ours |= {int(binding["HostPort"]) for binding in bindings or []}
     problems = []

@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -75,7 +76,7 @@ class Project:
         self.env_file = env_file
         self._release: dict[str, Any] | None = None
         # In force before config/.env says so: the version and the profiles that are being switched to.
-        self._ahead = {"SCUTUM_VERSION": settings.version, "COMPOSE_PROFILES": ",".join(settings.profiles)}
+        self._ahead = {"SCUTUM_VERSION": settings.version, "COMPOSE_PROFILES": self.profiles()}
 
     def _compose(self, *more: str) -> Compose:
         vendor = os.path.join(self.bundle, compose_module.VENDOR_FILE)
@@ -87,6 +88,12 @@ class Project:
             elsewhere=True,
             env_file=self.env_file,
         )
+
+    def profiles(self) -> str:
+        """COMPOSE_PROFILES: what was set; an adopted host keeps its own until something is set."""
+        if not self.settings.profiles and self.installation.adopted():
+            return self.installation.env().get("COMPOSE_PROFILES")
+        return ",".join(self.settings.profiles)
 
     def bind_address(self) -> str | None:
         """Where ports are published: what was set, else loopback; an adopted host keeps the vendor's bindings."""
@@ -108,7 +115,8 @@ class Project:
     @contextlib.contextmanager
     def _together(self, text: str) -> Iterator[Compose]:
         """Compose over the bundle's file and an override that is not in force yet."""
-        with tempfile.TemporaryDirectory(prefix="scutum-ops-") as directory:
+        base = images.RUNTIME_DIRECTORY if os.access(images.RUNTIME_DIRECTORY, os.W_OK) else None
+        with tempfile.TemporaryDirectory(prefix="scutum-ops-", dir=base) as directory:
             path = os.path.join(directory, compose_module.OVERRIDE_FILE)
             write_file(path, text, 0o600)
             yield self._compose(path)
@@ -133,7 +141,15 @@ class Project:
         with self._together(override_text) as together:
             # Compose has read all of it by now: what it refuses never replaces what works.
             merged = together.merged()
-            actions = stack.plan(together, together.model())
+            model = together.model()
+            actions = stack.plan(together, model)
+        missing = override.lost(model)
+        if missing:
+            raise ScutumError(
+                f"scutum_compose_override takes away what must stay: {'; '.join(missing)}",
+                left="nothing was changed",
+                next_step="take that out of scutum_compose_override; add to it, do not replace it",
+            )
         wanted: dict[str, tuple[str, int]] = {
             # Its directory is closed to others: the file may hold provider keys, and any user of the image reads it.
             override.LITELLM_CONFIG: (config, 0o644),
@@ -162,8 +178,8 @@ class Project:
 
     def _switch(self, env: EnvFile) -> list[str]:
         values = {"SCUTUM_VERSION": self.settings.version, "COMPOSE_FILE": compose_module.MERGED_FILE}
-        if self.settings.profiles or env.get("COMPOSE_PROFILES"):
-            values["COMPOSE_PROFILES"] = ",".join(self.settings.profiles)
+        if self.profiles() or env.get("COMPOSE_PROFILES"):
+            values["COMPOSE_PROFILES"] = self.profiles()
         return [key for key, value in values.items() if env.set(key, value)]
 
     def _baked(self, image: str, check: bool) -> dict[str, Any]:
@@ -207,7 +223,8 @@ class Project:
             return
         expected = read_text(os.path.join(self.bundle, compose_module.VENDOR_FILE)) or ""
         difference = "".join(
-            difflib.unified_diff(
+            _hide_values(line)
+            for line in difflib.unified_diff(
                 expected.splitlines(True), current.splitlines(True), f"release {self.settings.version}", path, n=0
             )
         )
@@ -218,3 +235,11 @@ class Project:
             next_step="carry what you need into scutum_compose_override, then set scutum_install_replace_compose: true "
             "(a copy is kept in .scutum-ops/replaced)",
         )
+
+
+def _hide_values(line: str) -> str:
+    """A line of a Compose file without what somebody wrote in clear into an environment: only variables are shown."""
+    found = re.match(r"""^([-+]\s*(?:-\s*)?["']?[A-Z][A-Z0-9_]*["']?\s*[:=]\s*)(.+)$""", line, re.DOTALL)
+    if found and not found.group(2).lstrip("\"' ").startswith("${"):
+        return found.group(1) + "…\n"
+    return line

@@ -34,15 +34,24 @@ def needed(installation: Installation, image_id: str) -> bool:
     return bool(state.get("schema_window")) or state.get("litellm_schema", {}).get("image_id") != image_id
 
 
+def writers(model: dict[str, Any]) -> list[str]:
+    """Services that reach the database."""
+    services = model.get("services", {}).items()
+    return sorted(name for name, service in services if "DATABASE_URL" in (service.get("environment") or {}))
+
+
 def losses(before: dict[str, int], after: dict[str, int]) -> list[str]:
-    """What is gone from tables and views that are not LiteLLM's. Nobody else wrote, so any difference is a loss."""
+    """What is gone from tables and views that are not LiteLLM's.
+
+    Fewer rows are a loss. More are not: between a window that was killed and this look somebody may have started the stack.
+    """
     found = []
     for name, rows in sorted(before.items()):
         if name.startswith(_OWN):
             continue
         if name not in after:
             found.append(f"{name} is gone" + (f" (it had {rows} rows)" if rows >= 0 else " (a view)"))
-        elif after[name] != rows:
+        elif after[name] < rows:
             found.append(f"{name} has {after[name]} rows (it had {rows})")
     return found
 
@@ -50,7 +59,7 @@ def losses(before: dict[str, int], after: dict[str, int]) -> list[str]:
 def run(installation: Installation, image_id: str, image: str, timeout: float = 300) -> dict[str, Any]:
     """Let LiteLLM bring the schema to its version, and prove that nothing else was lost.
 
-    Postgres has to run. LiteLLM and admin-api are stopped and stay so: the caller starts them afterwards.
+    Postgres has to run. Everything that writes is stopped and stays so: the caller starts it afterwards.
 
     Returns:
         `dump` (path, empty when the database was), `tables` (number watched), `seconds`.
@@ -61,20 +70,29 @@ def run(installation: Installation, image_id: str, image: str, timeout: float = 
     start = time.monotonic()
     compose = installation.compose()
     database = Database(installation)
-    compose.must("stop", "litellm", "admin-api", timeout=120)
-    compose.engine.run("rm", "-f", WINDOW, timeout=60)
-    _settle_open_window(installation, database)
-    before = database.relations()
-    dump = ""
-    if before:
-        directory = os.path.join(installation.private, "guard")
-        ensure_directory(directory, 0o700)
-        dump = os.path.join(directory, time.strftime("before-schema-change-%Y%m%dT%H%M%SZ.dump", time.gmtime()))
-        database.dump(dump)
-    # From here to the comparison a kill leaves the record, so that the next run compares before it does anything else.
-    installation.save_state(schema_window={"image": image, "image_id": image_id, "dump": dump, "before": before})
-    _push(installation, compose, timeout)
-    _compare(installation, database, before, dump, image)
+    directory = os.path.join(installation.private, "guard")
+    ensure_directory(directory, 0o700)
+    database.check_space(directory)
+    model = compose.model()
+    stopped = writers(model)
+    compose.must("stop", *stopped, timeout=120)
+    try:
+        compose.engine.run("rm", "-f", WINDOW, timeout=60)
+        _settle_open_window(installation, database)
+        before = database.relations()
+        dump = ""
+        if before:
+            dump = os.path.join(directory, time.strftime("before-schema-change-%Y%m%dT%H%M%SZ.dump", time.gmtime()))
+            database.dump(dump)
+        # From here to the comparison a kill leaves the record, so that the next run compares before it does anything else.
+        installation.save_state(schema_window={"image": image, "image_id": image_id, "dump": dump, "before": before})
+        _push(installation, compose, model, timeout)
+        _compare(installation, database, before, dump, image)
+    except ScutumError as error:
+        left = f"{', '.join(stopped)} are stopped, Postgres runs"
+        raise ScutumError(
+            error.what, left=f"{left}; {error.left}" if error.left else left, next_step=error.next_step
+        ) from error
     installation.save_state(schema_window=None, litellm_schema={"image_id": image_id, "image": image})
     return {"dump": dump, "tables": len(before), "seconds": round(time.monotonic() - start, 1)}
 
@@ -86,10 +104,10 @@ def _settle_open_window(installation: Installation, database: Database) -> None:
         installation.save_state(schema_window=None)
 
 
-def _push(installation: Installation, compose: Compose, timeout: float) -> None:
+def _push(installation: Installation, compose: Compose, model: dict[str, Any], timeout: float) -> None:
     """Start LiteLLM once with schema updates on, wait until it serves (the push comes before that), remove it."""
     # One worker: the push comes before any of them, and each takes 10 s of CPU and 340 MB to start (measured).
-    command = override.with_workers(compose.model()["services"]["litellm"].get("command") or [], 1)
+    command = override.with_workers(model["services"]["litellm"].get("command") or [], 1)
     # Compose writes a dollar sign as two; the words of `run` are taken as they are.
     command = [word.replace("$$", "$") for word in command]
     compose.must(
@@ -109,7 +127,7 @@ def _push(installation: Installation, compose: Compose, timeout: float) -> None:
                 raise ScutumError(
                     f"LiteLLM could not prepare the database: {why}. Its last lines:\n"
                     + installation.redact((log.out + log.err).strip()),
-                    left="litellm and admin-api are stopped, Postgres runs, the next run compares the tables first",
+                    left="the next run compares the tables first",
                     next_step="correct the cause and run the playbook again",
                 )
             if addresses and _serves(addresses[0]):
@@ -131,7 +149,7 @@ def _compare(installation: Installation, database: Database, before: dict[str, i
     if lost:
         raise ScutumError(
             f"schema guard: {image} destroyed data that is not LiteLLM's: {'; '.join(lost)}",
-            left=f"litellm and admin-api are stopped, Postgres runs, everything as it was before is in {dump}",
+            left=f"everything as it was before is in {dump}",
             next_step=f"get it back with: {database.restore_command(dump)}\nthen set scutum_version back to "
             f"{installation.state().get('version') or 'the version that ran before'} and run the playbook again",
         )

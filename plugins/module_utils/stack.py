@@ -19,7 +19,10 @@ _ERROR = re.compile(r"\b(ERROR|CRITICAL|FATAL|[Ff]ailed)\b")
 
 
 def plan(compose: Compose, model: dict[str, Any]) -> dict[str, str]:
-    """What an `up` would do, by service: create, recreate or start; services that stay as they are left out."""
+    """What has to be done, by service: create, recreate, start, or stop; services that stay as they are left out.
+
+    A service that left the project, because its profile is off, would run on with its old image and its old secrets.
+    """
     containers = compose.containers(str(model["name"]))
     wanted = references(model)
     images = compose.engine.images(list(wanted.values()))
@@ -36,7 +39,16 @@ def plan(compose: Compose, model: dict[str, Any]) -> dict[str, str]:
             actions[service] = "recreate"
         elif container["State"]["Status"] != "running":
             actions[service] = "start"
+    for service, container in containers.items():
+        if service not in model["services"] and container["State"]["Status"] in ("running", "restarting"):
+            actions[service] = "stop"
     return actions
+
+
+def window_needed(installation: Installation, image: str) -> bool:
+    """Whether a run with this LiteLLM image would open a schema window."""
+    found = installation.engine.images([image]).get(image, {})
+    return schema_guard.needed(installation, str(found.get("Id", "")))
 
 
 def apply(installation: Installation, timeout: float, report: Any = None) -> dict[str, Any]:
@@ -54,6 +66,10 @@ def apply(installation: Installation, timeout: float, report: Any = None) -> dic
     compose = installation.compose()
     model = compose.model()
     actions = plan(compose, model)
+    stopping = {service for service, action in actions.items() if action == "stop"}
+    if stopping:
+        containers = compose.containers(str(model["name"]))
+        compose.engine.must("stop", *(containers[service]["Id"] for service in sorted(stopping)), timeout=120)
     image = references(model)["litellm"]
     image_id = str(compose.engine.images([image]).get(image, {}).get("Id", ""))
     guard: dict[str, Any] = {}
@@ -63,8 +79,8 @@ def apply(installation: Installation, timeout: float, report: Any = None) -> dic
         wait(installation, compose, model, ["postgres"], timeout)
         say("schema guard: LiteLLM prepares its tables, writers stopped")
         guard = schema_guard.run(installation, image_id, image, timeout)
-        actions = plan(compose, model)
-    if actions:
+        actions = {**plan(compose, model), **dict.fromkeys(stopping, "stop")}
+    if set(actions) - stopping:
         say("starting: " + ", ".join(f"{name} ({action})" for name, action in sorted(actions.items())))
         result = compose.run("up", "-d", timeout=timeout)
         if result.rc != 0:
@@ -88,6 +104,14 @@ def recreate(installation: Installation, service: str, timeout: float) -> None:
             next_step=_advice(installation, result.err),
         )
     wait(installation, compose, compose.model(), [service], timeout)
+
+
+def other_image(installation: Installation, service: str) -> str:
+    """The image that a recreated service would run, when it is not the one that runs; else empty."""
+    compose = installation.compose()
+    container = compose.containers(installation.project).get(service)
+    wanted = references(compose.model()).get(service, "")
+    return wanted if container and container["Config"].get("Image") != wanted else ""
 
 
 def _advice(installation: Installation, text: str) -> str:

@@ -20,6 +20,8 @@ from .installation import PORTS, Installation
 from .stack import unhealthy
 
 LABEL_VERSION = "org.opencontainers.image.version"
+# The line with which admin-api says that alembic has reached the head (vendor: src/admin-api/database.py).
+_MIGRATED = "Database migrations completed"
 
 
 def verify(
@@ -140,10 +142,10 @@ def _digests(
     actual = {item["Id"]: images.identity(item) for item in found}
     running = {service: actual.get(item["Image"], {"id": item["Image"]}) for service, item in containers.items()}
     wrong = images.check_digests(running, pinned)
-    for service, image in sorted(running.items()):
-        if service not in pinned and service in recorded and not images.same(image, recorded[service]):
-            names = [item.get("digest") or item.get("id") for item in (image, recorded[service])]
-            wrong.append(f"{service} runs {names[0]}, at the first pull it was {names[1]}")
+    wrong += images.check_record(running, recorded, pinned)
+    unknown = sorted(set(running) - set(recorded) - set(pinned))
+    if unknown:
+        wrong.append(f"no image was recorded for {', '.join(unknown)} of release {version}: run playbooks/install.yml")
     if wrong:
         raise ScutumError("; ".join(wrong))
     return f"{len(containers)} containers run the recorded images"
@@ -160,11 +162,17 @@ def _migrations(installation: Installation, compose: Compose, containers: dict[s
         # Asked of the image once: it costs a second, and an image's head never changes.
         out = compose.run("exec", "-T", "admin-api", "alembic", "heads", timeout=60).out.split()
         head = out[0] if out else ""
-        if head:
-            installation.save_state(alembic_heads={image: head})
+        if head and installation.managed():
+            # A record is a convenience: a run that holds the lock writes its own.
+            with contextlib.suppress(ScutumError), installation.lock():
+                installation.save_state(alembic_heads={image: head})
     if head and head != current:
         raise ScutumError(f"the database is at revision {current}, the image's head is {head}")
-    return f"at head {current}" if head else f"at {current} (the image does not tell its head)"
+    if head:
+        return f"at head {current}"
+    if _MIGRATED not in compose.logs("admin-api", 5000):
+        raise ScutumError(f"the image does not tell its head, and the log of admin-api has no line '{_MIGRATED}'")
+    return f"at {current}, and admin-api's log says '{_MIGRATED}' (the image does not tell its head)"
 
 
 def _litellm_tables(installation: Installation) -> str:

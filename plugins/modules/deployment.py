@@ -183,6 +183,8 @@ SPEC = {
 
 def request_from(given: dict[str, Any]) -> deployment.Request:
     """The library's request from the module's parameters."""
+    environment, problems = env_file.texts(given["environment"])
+    env_file.refuse(problems)
     return deployment.Request(
         settings=Settings(
             version=given["version"],
@@ -195,7 +197,7 @@ def request_from(given: dict[str, Any]) -> deployment.Request:
         ),
         base_url=given["release_base_url"],
         sums={key: str(value) for key, value in given["release_sha256"].items()},
-        env={key: str(value) for key, value in given["environment"].items()},
+        env=environment,
         archive=given["image_archive"] or "",
         username=given["image_registry_username"],
         password=given["image_registry_password"],
@@ -210,7 +212,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
     given = module.params
     installation = Installation(given["directory"])
-    environment = {key: str(value) for key, value in given["environment"].items()}
+    environment = env_file.texts(given["environment"])[0]
     ansible_door.mask_only(module, [*env_file.secrets_of(environment).values(), given["image_registry_password"]])
 
     def work() -> dict[str, object]:

@@ -73,6 +73,17 @@ options:
       - As in M(scutum.ops.deployment). A secret in it is refused.
     type: dict
     default: {}
+  start_timeout:
+    description:
+      - O(scutum.ops.deployment#module:timeout).
+    type: int
+    default: 300
+  profiles:
+    description:
+      - As in M(scutum.ops.deployment).
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -129,11 +140,13 @@ def main() -> None:
             "release_base_url": {"type": "str", "default": ""},
             "litellm_workers": {"type": "int"},
             "litellm_config": {"type": "dict", "default": {}, "no_log": True},
+            "start_timeout": {"type": "int", "default": 300},
+            "profiles": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     given = module.params
-    environment = {key: str(value) for key, value in given["environment"].items()}
+    environment = env_file.texts(given["environment"])[0]
     literal = litellm_config.literal_secrets(given["litellm_config"])
     ansible_door.mask_only(module, [*env_file.secrets_of(environment).values(), *literal.values()])
 
@@ -149,7 +162,7 @@ def main() -> None:
             given["version"],
             engine_source=given["engine_source"],
             bind_address=given["bind_address"],
-            wanted=environment,
+            wanted=given["environment"],
             minimum_free_mb=given["minimum_free_mb"],
             image_registry=given["image_registry"],
             image_digests=given["image_digests"],
@@ -157,6 +170,8 @@ def main() -> None:
             release_base_url=given["release_base_url"],
             litellm_workers=given["litellm_workers"],
             litellm_config=given["litellm_config"],
+            start_timeout=given["start_timeout"],
+            profiles=given["profiles"],
         )
 
     ansible_door.run(module, work)

@@ -18,6 +18,7 @@ BIN = Path(sys.executable).parent
 NAME = "scutum.ops"
 # Nothing but these may be at the top level of the collection.
 WANTED = {
+    "inventories",
     "CHANGELOG.md",
     "CHANGELOG.rst",
     "FILES.json",
@@ -142,6 +143,18 @@ def test_every_playbook_works_from_the_installed_collection(installed: Path) -> 
         if checked.returncode:
             failed.append(f"{path.name}: {checked.stdout}{checked.stderr}")
     assert not failed, "\n".join(failed)
+
+
+def test_a_project_that_imports_a_playbook_by_name(installed: Path, tmp_path: Path) -> None:
+    """README, "From AWX": a project of the operator's own, and the collection beside it."""
+    (tmp_path / "day_one.yml").write_text("---\n- import_playbook: scutum.ops.day_one\n")
+    checked = run(
+        "ansible-playbook", "-i", "localhost,", "--syntax-check", "day_one.yml",
+        cwd=tmp_path, ANSIBLE_COLLECTIONS_PATH=str(installed), ANSIBLE_INJECT_FACT_VARS="False",
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    example = installed / "ansible_collections/scutum/ops/inventories/example/group_vars/scutum.yml"
+    assert example.exists() and not (example.parents[2] / "demo").exists()
 
 
 def test_every_playbook_works_in_place() -> None:

@@ -64,6 +64,7 @@ def test_adopted_host_gets_todays_key_as_salt() -> None:
         ("POSTGRES_PASSWORD", "pa ss", "DATABASE_URL"),
         ("POSTGRES_USER", "us@er", "DATABASE_URL"),
         ("POSTGRES_DB", "d/b", "DATABASE_URL"),
+        ("POSTGRES_PASSWORD", "pa@ss", "'@' (commercial at)"),
         ("OPENAI_API_KEY", "sk-$HOME", "dollar sign"),
         ("OPENAI_API_KEY", "sk ab", "white space"),
         ("OPENAI_API_KEY", "sk'ab", "quotes"),
@@ -82,6 +83,36 @@ def test_refused_values(key: str, value: str, words: str) -> None:
     problem = problem_with(key, value)
     assert problem is not None and key in problem and words in problem
     assert not value or value in problem.split() or value not in problem, "a message must not show the value"
+
+
+def test_what_a_url_takes_as_it_is_is_taken() -> None:
+    assert problem_with("POSTGRES_PASSWORD", "a+b=c!d*e,f") is None
+
+
+def test_variables_that_are_no_texts_are_refused_by_name() -> None:
+    found, problems = env_file.texts(
+        {"A": 1, "B": True, "C": None, "D": {"canary": 1}, "OPENAI-API-KEY": "canary", "E": ""}
+    )
+    assert found == {"A": "1", "B": "true", "E": ""}
+    assert [text.split()[0] for text in problems] == ["C", "D", "OPENAI-API-KEY"] and "canary" not in "".join(problems)
+    with pytest.raises(ScutumError, match="scutum_env: C has no value"):
+        env_file.refuse(problems)
+
+
+def test_an_adopted_password_that_is_refused_is_changed_in_the_server_first() -> None:
+    text = plan(None, TEMPLATE, {})[0]
+    text.set("POSTGRES_PASSWORD", "litellm")
+    with pytest.raises(ScutumError) as caught:
+        plan(text.render(), TEMPLATE, {})
+    assert "ALTER ROLE" in caught.value.next_step
+
+
+def test_grafana_gets_its_password_when_its_profile_is_switched_on() -> None:
+    text = plan(None, TEMPLATE, {})[0].render()
+    adopted = "".join(line + "\n" for line in text.splitlines() if not line.startswith("GRAFANA"))
+    assert plan(adopted, TEMPLATE, {})[1] == [] and plan(adopted, TEMPLATE, {}, "sre,full")[1] == [
+        "GRAFANA_ADMIN_PASSWORD"
+    ]
 
 
 def test_problems_come_all_at_once_and_without_values() -> None:
@@ -105,8 +136,8 @@ def test_placeholder_left_in_an_existing_file_is_refused() -> None:
 
 
 def test_reading_as_compose_does() -> None:
-    values = EnvFile("A=1 # note\nB='x y'\nexport C=3\n#D=4\nA=2\n").as_dict()
-    assert values == {"A": "2", "B": "x y", "C": "3"}
+    values = EnvFile("A=1 # note\nB='x y'\nexport C=3\n#D=4\nA=2\nE=\"abc\" # note\n").as_dict()
+    assert values == {"A": "2", "B": "x y", "C": "3", "E": "abc"}
 
 
 SAFE = st.text(alphabet="abcXYZ0189._~-/+=:@%", min_size=1, max_size=30)

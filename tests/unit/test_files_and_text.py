@@ -152,7 +152,9 @@ def test_secrets_in_the_litellm_configuration_are_found_by_place() -> None:
     config = {"model_list": [{"litellm_params": {"api_key": "canary", "model": "x"}}]}
     place = "scutum_litellm_config.model_list.0.litellm_params.api_key"
     assert literal_secrets(config) == {place: "canary"}
-    assert literal_secrets({"general_settings": {"master_key": "x", "api_key": "os.environ/K"}}) == {}
+    assert literal_secrets({"general_settings": {"max_tokens": "x", "api_key": "os.environ/K"}}) == {}
+    hidden = ("aws_secret_access_key", "vertex_credentials", "LANGFUSE_SECRET_KEY", "database_url", "master_key")
+    assert len(literal_secrets({"litellm_params": dict.fromkeys(hidden, "canary")})) == len(hidden)
 
 
 def test_the_cause_above_a_long_traceback_is_shown() -> None:

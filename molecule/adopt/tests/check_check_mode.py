@@ -24,6 +24,15 @@ def test_another_directory_is_pointed_to_the_installation_that_runs() -> None:
     assert host.fails("test -e /opt/scutum")
 
 
+def test_a_compose_file_or_a_profile_of_ones_own_is_not_dropped() -> None:
+    env = f"{host.directory}/config/.env"
+    host.run(f"cp -p {env} /root/env && sed -i s/^COMPOSE_PROFILES=.*/COMPOSE_FILE=mine.yaml/ {env}")
+    run = playbook("day_one.yml", "--check")
+    host.run(f"cp -p /root/env {env} && rm /root/env")
+    assert run.rc != 0 and "is mine.yaml, a file of your own, which adopting would replace" in run.flat, run.out[-2000:]
+    assert "services of the profile finops run, and neither scutum_profiles nor COMPOSE_PROFILES" in run.flat
+
+
 def test_a_version_change_while_adopting_is_refused() -> None:
     run = playbook("day_one.yml", scutum_version="0.2.0")
     assert run.rc != 0 and "adopt it at that version first" in run.flat

@@ -18,7 +18,10 @@ def test_nothing_was_regenerated_and_the_salt_is_todays_key() -> None:
     before = dict(line.split("=", 1) for line in host.run("grep -E '^[A-Z_]+=' /run/env.before").splitlines())
     after = host.env()
     assert {key: after[key] for key in before} == before
-    assert set(after) - set(before) == {"LITELLM_SALT_KEY", "COMPOSE_FILE"}
+    assert set(after) - set(before) == {"LITELLM_SALT_KEY", "COMPOSE_FILE"} and after["COMPOSE_PROFILES"] == "finops"
+    assert (
+        host.run("docker inspect -f '{{.State.Running}}' scutum-budget-webhook scutum-cost-predictor") == "true\ntrue"
+    )
     assert after["LITELLM_SALT_KEY"] == before["SCUTUM_API_KEY"]
 
 

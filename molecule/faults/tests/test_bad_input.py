@@ -42,8 +42,15 @@ WRONG_VALUES: dict[str, Any] = {
         "SCUTUM_VERSION": "0.2.0",
         "LITELLM_PORT": "http",
         "POSTGRES_USER": "not scutum",
+        "JWT_SECRET_KEY": None,
+        "ANTHROPIC-API-KEY": "canary-2",
     },
-    "scutum_litellm_config": {"model_list": [{"litellm_params": {"api_key": "canary-key-1"}}]},
+    "scutum_litellm_config": {
+        "model_list": [{"litellm_params": {"aws_secret_access_key": "canary-key-1"}}],
+        "litellm_settings": "x",
+    },
+    "scutum_install_start_timeout": 0,
+    "scutum_install_min_free_mb": -1,
 }
 MESSAGES = [
     "scutum_version is 0.0.1, but 0.1.0 is installed",
@@ -54,12 +61,17 @@ MESSAGES = [
     "scutum_release_sha256: other is no file of a bundle",
     "scutum_release_base_url: ftp://x is not an http(s) URL",
     "scutum_litellm_workers: 0 is not between 1 and 256",
-    "POSTGRES_PASSWORD may hold only letters, digits",
-    "POSTGRES_USER may hold only letters, digits",
+    "POSTGRES_PASSWORD holds '@' (commercial at): it is put into DATABASE_URL",
+    "POSTGRES_USER holds ' ' (space): it is put into DATABASE_URL",
+    "scutum_env: JWT_SECRET_KEY has no value",
+    "scutum_env: ANTHROPIC-API-KEY is not the name of a variable",
+    "scutum_install_start_timeout: 0 is too small, 1 is the least",
+    "scutum_install_min_free_mb: -1 is too small, 0 is the least",
+    "scutum_litellm_config.litellm_settings has to be a mapping",
     "OPENAI_API_KEY must not hold a dollar sign",
     "SCUTUM_VERSION cannot be set through scutum_env",
     "LITELLM_PORT is not a port number",
-    "scutum_litellm_config.model_list.0.litellm_params.api_key holds a secret",
+    "scutum_litellm_config.model_list.0.litellm_params.aws_secret_access_key holds a secret",
     "State: nothing was changed",
 ]
 
@@ -95,6 +107,20 @@ def test_an_unpinned_install_is_refused(before: str, version: str) -> None:
 def test_a_relative_directory_is_refused(before: str) -> None:
     run = playbook("day_one.yml", "--limit", "scutum", scutum_dir="opt/scutum")
     assert run.rc != 0 and "scutum_dir: opt/scutum is not an absolute path" in run.flat
+
+
+def test_an_override_that_takes_the_schema_guard_away_is_refused(before: str) -> None:
+    taken = {"services": {"litellm": {"environment": ["DISABLE_SCHEMA_UPDATE=false"]}}}
+    run = playbook("day_one.yml", "--limit", "scutum", scutum_compose_override=taken)
+    assert run.rc != 0 and "scutum_compose_override takes away what must stay: DISABLE_SCHEMA_UPDATE=true" in run.flat
+
+
+def test_a_lost_environment_file_is_not_made_anew(before: str) -> None:
+    host.run("mv /opt/scutum/config/.env /root/env")
+    run = playbook("day_one.yml", "--limit", "scutum")
+    host.run("mv /root/env /opt/scutum/config/.env")
+    assert run.rc != 0 and "the volume scutum_postgres-data holds a database" in run.flat
+    assert "put config/.env back" in run.flat
 
 
 def test_nothing_was_changed_by_any_of_them(before: str) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-from scenario import Host, playbook, start_playbook
+from scenario import Host, assert_no_leaks, playbook, start_playbook
 
 host = Host("scutum-faults")
 small = Host("scutum-small")
@@ -19,12 +19,18 @@ SCUTUM = ("--limit", "scutum")
 @contextlib.contextmanager
 def no_registry() -> Iterator[None]:
     """This host cannot reach the registry, whatever its name; the others, in other scenarios, can."""
-    rule = "OUTPUT -p tcp --dport 80 -d $(getent hosts ghcr.io | cut -d' ' -f1) -j REJECT --reject-with tcp-reset"
-    host.run(f"iptables -I {rule}")
+    for name in ("ghcr.io", "private.testbed"):
+        host.run(f"iptables {_no_way_to('-I', name)}")
     try:
         yield
     finally:
-        host.run(f"iptables -D {rule}")
+        for name in ("ghcr.io", "private.testbed"):
+            host.run(f"iptables {_no_way_to('-D', name)}")
+
+
+def _no_way_to(action: str, name: str) -> str:
+    address = f"$(getent hosts {name} | cut -d' ' -f1)"
+    return f"{action} OUTPUT -p tcp --dport 80 -d {address} -j REJECT --reject-with tcp-reset"
 
 
 def test_unknown_version() -> None:
@@ -70,19 +76,24 @@ def test_disk_too_full_is_seen_before_and_when_it_is_not_believed() -> None:
     assert "no container was changed" in run.flat and small.run("docker ps -aq") == ""
 
 
-def test_engine_too_old() -> None:
-    plugin = "/usr/libexec/docker/cli-plugins/docker-compose"
+PLUGIN = "/usr/libexec/docker/cli-plugins/docker-compose"
+
+
+def test_engine_too_old_or_without_compose() -> None:
     small.run(
-        f"mv {plugin} {plugin}.real && printf '#!/bin/sh\\n"
+        f"mv {PLUGIN} {PLUGIN}.real && printf '#!/bin/sh\\n"
         'case "$*" in *version*) echo 2.20.3;; *) exec '
-        + plugin
+        + PLUGIN
         + '.real "$@";; esac\\n\' > '
-        + plugin
-        + f" && chmod +x {plugin}"
+        + PLUGIN
+        + f" && chmod +x {PLUGIN}"
     )
-    run = playbook("day_one.yml", "--limit", "small", scutum_hosts="small", scutum_install_min_free_mb=10)
-    small.run(f"mv {plugin}.real {plugin}")
-    assert run.rc != 0 and "Docker Compose 2.20.3 is too old: 2.24.4 or newer is needed" in run.flat
+    old = playbook("day_one.yml", "--limit", "small", scutum_hosts="small", scutum_install_min_free_mb=10)
+    small.run(f"rm {PLUGIN}")
+    none = playbook("day_one.yml", "--limit", "small", scutum_hosts="small", scutum_install_min_free_mb=10)
+    small.run(f"mv {PLUGIN}.real {PLUGIN}")
+    assert old.rc != 0 and "Docker Compose 2.20.3 is too old: 2.24.4 or newer is needed" in old.flat
+    assert none.rc != 0 and "Docker Compose is missing: 2.24.4 or newer is needed" in none.flat, none.out[-2000:]
 
 
 def test_no_engine_when_the_operator_has_to_bring_it() -> None:
@@ -95,8 +106,10 @@ def test_no_engine_when_the_operator_has_to_bring_it() -> None:
         scutum_install_engine="none",
         scutum_install_min_free_mb=10,
     )
+    auto = playbook("day_one.yml", "--limit", "small", scutum_hosts="small", scutum_install_min_free_mb=10)
     small.run("systemctl start docker")
     assert run.rc != 0 and "scutum_install_engine is none" in run.flat and "systemctl status docker" in run.flat
+    assert auto.rc != 0 and "docker is installed, but its daemon does not answer" in auto.flat, auto.out[-2000:]
 
 
 def test_registry_down_and_image_missing() -> None:
@@ -118,6 +131,47 @@ def test_registry_down_and_image_missing() -> None:
 def test_pinned_digest_that_is_another() -> None:
     run = playbook("day_one.yml", *SCUTUM, scutum_image_digests={"redis": "sha256:" + "0" * 64})
     assert run.rc != 0 and "redis: the image is sha256:" in run.flat and "scutum_image_digests says" in run.flat
+
+
+def test_an_archive_that_is_not_there_or_lacks_an_image() -> None:
+    wanted = {"scutum_version": "0.2.0", "scutum_image_archive": "/var/tmp/none.tar"}
+    run = playbook("day_one.yml", *SCUTUM, **wanted)
+    assert run.rc != 0 and "scutum_image_archive: /var/tmp/none.tar does not exist on the host" in run.flat
+    host.run("docker save -o /var/tmp/none.tar redis:7-alpine")
+    run = playbook("day_one.yml", *SCUTUM, **wanted)
+    host.run("rm /var/tmp/none.tar")
+    assert run.rc != 0 and "/var/tmp/none.tar does not hold ghcr.io/scutum-dev/scutum-admin-api:0.2.0" in run.flat
+    assert "docker save -o none.tar" in run.flat
+
+
+def verify(*options: str) -> str:
+    """The command on the host, which has to say no; what it says."""
+    out = host.run(f"scutum-ops verify {' '.join(options)}; echo rc=$?")
+    assert out.endswith("rc=1"), out
+    return out
+
+
+def test_verification_says_what_is_not_what_it_should_be() -> None:
+    out = verify("--release", "0.2.0")
+    assert "FAIL release: pinned is 0.2.0, but" in out and "litellm is 0.1.0" in out
+    assert "FAIL image digests: no image was recorded for admin-api" in out
+    state = f"{host.directory}/.scutum-ops/state.json"
+    host.run(
+        f"cp -p {state} /root/state && sed -i -E '/\"redis\": \\{{/,/\\}}/s/sha256:[0-9a-f]{{8}}/sha256:00000000/' {state}"
+    )
+    host.psql("UPDATE alembic_version SET version_num = '028'")
+    out = verify()
+    host.psql("UPDATE alembic_version SET version_num = '029'")
+    host.run(f"cp -p /root/state {state}")
+    assert (
+        "FAIL image digests: redis: the image is sha256:" in out and "at the first pull of this release it was" in out
+    )
+    assert "FAIL migrations: the database is at revision 028, the image's head is 029" in out
+    host.run("docker stop -t 5 scutum-postgres")
+    out = verify()
+    host.run("docker start scutum-postgres")
+    assert "FAIL container postgres: is exited" in out and "FAIL admin-api with database" in out
+    assert "FAIL migrations: Postgres: its container does not run" in out
 
 
 def test_unreachable_host_does_not_stop_the_others() -> None:
@@ -154,20 +208,6 @@ def test_controller_killed_in_the_middle() -> None:
     assert playbook("day_one.yml", *SCUTUM, scutum_litellm_workers=2).recap(host.name)["changed"] == 0
 
 
-def test_a_module_killed_on_the_host_is_continued() -> None:
-    process = start_playbook("day_one.yml", *SCUTUM, scutum_litellm_workers=1)
-    deadline = time.monotonic() + 60
-    while "--num_workers 1" not in host.run("docker inspect -f '{{join .Args \" \"}}' scutum-proxy", check=False):
-        assert process.poll() is None and time.monotonic() < deadline, "litellm was not recreated"
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    # Ansible's Python reads the module from its standard input, so it has no arguments.
-    host.run("pkill -9 -f '^/usr/bin/python3$'; docker kill scutum-proxy", check=False)
-    run = playbook("day_one.yml", *SCUTUM, scutum_litellm_workers=1)
-    assert run.rc == 0, run.out[-3000:]
-
-
 def test_another_run_holds_the_lock() -> None:
     holder = subprocess.Popen(["docker", "exec", host.name, "flock", "/opt/scutum/.scutum-ops/lock", "sleep", "20"])
     time.sleep(1)
@@ -177,16 +217,26 @@ def test_another_run_holds_the_lock() -> None:
     assert run.rc != 0 and "another run is changing /opt/scutum" in run.flat
 
 
-def test_registry_mirror_archive_and_profiles() -> None:
+def test_registry_with_a_login_archive_and_profiles() -> None:
     archive = "/var/tmp/images.tar"
-    run = playbook("day_one.yml", *SCUTUM, scutum_image_registry="registry.testbed", scutum_profiles=["finops"])
+    wanted = {
+        "scutum_image_registry": "private.testbed",
+        "scutum_profiles": ["finops"],
+        "scutum_image_registry_username": "robot",
+    }
+    refused = playbook("day_one.yml", *SCUTUM, **wanted, scutum_image_registry_password="registry-wrong")
+    assert refused.rc != 0 and "registry private.testbed: login as robot refused" in refused.flat, refused.out[-2000:]
+    password = "registry-canary-5c1d"
+    run = playbook("day_one.yml", "-vvv", *SCUTUM, **wanted, scutum_image_registry_password=password)
     assert run.rc == 0, run.out[-3000:]
+    assert_no_leaks(host, run.out.split("PLAY [", 1)[1], {"registry": password})
+    assert host.fails("test -e /root/.docker/config.json") and host.fails("ls -d /run/scutum-ops-*")
     image = host.run("docker inspect -f '{{.Config.Image}}' scutum-cost-predictor")
-    assert image == "registry.testbed/scutum-dev/scutum-cost-predictor:0.1.0"
+    assert image == "private.testbed/scutum-dev/scutum-cost-predictor:0.1.0"
     host.run(f"docker save -o {archive} {image} && docker rm -f scutum-cost-predictor && docker image rm {image}")
     with no_registry():
         run = playbook(
-            "day_one.yml", *SCUTUM, scutum_image_registry="registry.testbed", scutum_profiles=["finops"],
+            "day_one.yml", *SCUTUM, scutum_image_registry="private.testbed", scutum_profiles=["finops"],
             scutum_image_archive=archive,
         )  # fmt: skip
         assert run.rc == 0 and "scutum-cost-predictor" in host.containers(), run.out[-3000:]
@@ -215,6 +265,8 @@ def test_schema_guard_saves_the_audit_history() -> None:
     assert host.psql("SELECT count(*) FROM audit_logs WHERE actor_id = 'witness'") == "700"
     back = playbook("day_one.yml", *SCUTUM)
     assert back.rc == 0, back.out[-3000:]
+    # Its profile is off: it would run on with its old image and secrets.
+    assert "scutum-cost-predictor" not in host.run("docker ps --format '{{.Names}}'")
     assert host.psql("SELECT count(*) FROM audit_logs WHERE actor_id = 'witness'") == "700"
 
 
@@ -226,11 +278,24 @@ def test_failing_migration_is_named_with_the_services_log() -> None:
     assert host.env()["SCUTUM_VERSION"] == "0.3.0" and host.psql("SELECT version_num FROM alembic_version") == "030"
 
 
-def test_a_compatible_release_is_installed_through_a_schema_window() -> None:
+def test_a_compatible_release_comes_through_a_schema_window_that_was_killed() -> None:
+    planned = playbook("day_one.yml", *SCUTUM, "--check", scutum_version="0.2.0")
+    assert planned.rc == 0 and "schema window" in planned.flat, planned.out[-3000:]
+    process = start_playbook("day_one.yml", *SCUTUM, scutum_version="0.2.0")
+    deadline = time.monotonic() + 120
+    while "scutum-ops-schema-window" not in host.run("docker ps --format '{{.Names}}'"):
+        assert process.poll() is None and time.monotonic() < deadline, "no schema window was opened"
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    # Ansible's Python reads the module from its standard input, so it has no arguments.
+    host.run("pkill -9 -f '^/usr/bin/python3$'", check=False)
+    # What an operator may do in between: rows more than before are no loss.
+    host.psql("INSERT INTO audit_logs (actor_id, action, resource_type) VALUES ('between', 'a', 'b')")
     run = playbook("day_one.yml", *SCUTUM, scutum_version="0.2.0")
     assert run.rc == 0, run.out[-3000:]
     assert host.psql("SELECT version_num FROM alembic_version") == "030"
-    assert host.psql("SELECT count(*) FROM audit_logs WHERE actor_id = 'witness'") == "700"
+    assert host.psql("SELECT count(*) FROM audit_logs WHERE actor_id IN ('witness', 'between')") == "701"
     assert "before-schema-change-" in host.run("ls /opt/scutum/.scutum-ops/guard")
     assert host.env()["SCUTUM_VERSION"] == "0.2.0"
     refused = playbook("day_one.yml", *SCUTUM)

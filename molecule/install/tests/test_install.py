@@ -142,3 +142,4 @@ def test_uninstall_with_data_leaves_nothing() -> None:
     run = playbook("uninstall.yml", scutum_remove_data="true", scutum_remove_data_of="scutum-install")
     assert run.rc == 0, run.out[-3000:]
     assert host.fails("test -e /opt/scutum") and host.run("docker volume ls -q") == ""
+    assert host.fails("ls /etc/systemd/system/scutum-ops-*") and "scutum" not in host.run("systemctl list-timers --all")

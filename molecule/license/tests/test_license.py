@@ -184,7 +184,9 @@ def test_a_key_in_the_environment_that_the_table_does_not_hold_is_kept() -> None
     host.old_environment("no-token-at-all-but-somebodys")
     assert "conflict  LICENSE_KEY in the environment" in host.run("scutum-ops license || true")
     # As an AWX survey sends it: there are only texts.
-    run = host.license(host.token("kept", "enterprise", 1600), scutum_license_allow_downgrade="false", scutum_license_watch="true")
+    run = host.license(
+        host.token("kept", "enterprise", 1600), scutum_license_allow_downgrade="false", scutum_license_watch="true"
+    )
     assert run.rc == 0 and "environment: another licence" in run.flat, run.out[-3000:]
     kept = host.run(f"cd {host.directory}/.scutum-ops/replaced && stat -c %a license-key-* && cat license-key-*")
     assert kept == "600\nno-token-at-all-but-somebodys" and host.env()["LICENSE_KEY"] == ""
