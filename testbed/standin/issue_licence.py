@@ -14,9 +14,9 @@ KEY = Path(__file__).resolve().parent / "licences/test-private.pem"
 
 
 def issue(
-    tier: str,
+    tier: str | None,
     days: float,
-    email: str = "ops@example.com",
+    email: str | None = "ops@example.com",
     company: str = "Example",
     subject: str = "c-1",
     **changes: Any,
@@ -30,7 +30,7 @@ def issue(
         "tier": tier,
         "iat": int(min(now, now + days * 86400) - 60),
         "exp": int(now + days * 86400),
-        "features": {"audit_retention_days": RETENTION[tier]},
+        "features": {"audit_retention_days": RETENTION.get(tier or "", 30)},
     }
     claims |= changes
     claims = {name: value for name, value in claims.items() if value is not None}

@@ -39,6 +39,8 @@ def environment(part: Part) -> dict[str, str]:
     env["ANSIBLE_HOME"] = str(ROOT / ".cache" / "ansible")
     env["PYTHONUNBUFFERED"] = "1"
     env.setdefault("LC_ALL", "C.UTF-8")
+    # Molecule breaks every line of a log at the terminal's width.
+    env["COLUMNS"] = "180"
     env.update(part.env)
     for name in part.drop:
         env.pop(name, None)

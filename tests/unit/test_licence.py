@@ -295,7 +295,9 @@ def test_of_two_that_end_together_the_later_row_wins(pair: tuple[Any, str]) -> N
 
 
 def test_workers_of_a_container() -> None:
-    count = lambda **config: licence.workers({"Config": config})  # noqa: E731
+    def count(**config: Any) -> int:
+        return licence.workers({"Config": config})
+
     assert count(Cmd=["uvicorn", "main:app"]) == 1 and licence.workers(None) == 1
     assert count(Cmd=["uvicorn", "--workers", "4"]) == 4 and count(Entrypoint=["uvicorn", "--workers=3"], Cmd=None) == 3
     assert count(Cmd=["uvicorn"], Env=["WEB_CONCURRENCY=2"]) == 2 and count(Env=["WEB_CONCURRENCY=auto"]) == 1
@@ -353,7 +355,9 @@ def status(days: float, **changes: Any) -> dict[str, Any]:
 
 
 def test_each_step_is_said_once_and_again_only_when_it_failed(tmp_path: Path) -> None:
-    told = lambda due, **more: licence_watch._tell_once(Place(tmp_path), status(6, **more), due)  # type: ignore[arg-type] # noqa: E731
+    def told(due: str, **more: Any) -> bool:
+        return licence_watch._tell_once(cast(Any, Place(tmp_path)), status(6, **more), due)
+
     assert told("7") is False, "nobody to tell"
     inbox = Inbox()
     server = Controller(inbox, hostname="127.0.0.1", port=free_port())
@@ -537,8 +541,8 @@ def test_status_when_a_place_does_not_answer(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_words_of_a_unit_are_what_they_were() -> None:
-    assert schedule._quoted("/opt/scutum") == "/opt/scutum" and schedule._quoted("100%") == "100%%"
-    assert schedule._quoted('/srv/my "x"$y') == '"/srv/my \\"x\\"$$y"'
+    assert schedule.quoted("/opt/scutum") == "/opt/scutum" and schedule.quoted("100%") == "100%%"
+    assert schedule.quoted('/srv/my "x"$y') == '"/srv/my \\"x\\"$$y"'
 
 
 def test_metrics_are_what_prometheus_reads(tmp_path: Path) -> None:
