@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -95,7 +96,7 @@ def ensure(installation: Installation, job: Job, command: str, check: bool = Fal
         if ensure_directory(path, 0o755, check):
             changes.append(path)
     changes += _notifications(installation, job, check)
-    line = " ".join(_quoted(word) for word in [command, "--dir", installation.directory, *job.arguments])
+    line = " ".join(quoted(word) for word in [command, "--dir", installation.directory, *job.arguments])
     texts = {
         "service": _SERVICE.format(description=job.description, command=line, timeout=job.timeout),
         "timer": _TIMER.format(description=job.description, calendar=job.calendar, delay=job.delay),
@@ -106,19 +107,18 @@ def ensure(installation: Installation, job: Job, command: str, check: bool = Fal
         if write_file(path, text, 0o644, check):
             changes.append(path)
     if check:
-        state = _state(timer)
-        return changes + ([f"{timer} enabled"] if not changes and not _good(state) else [])
+        return changes + ([f"{timer} enabled"] if not changes and not _good(state(timer)) else [])
     # Asked of systemd and not of what this run wrote: an earlier run may have been killed before it told systemd.
     units = [timer, f"{job.unit}.service"]
-    stale = [unit for unit in units if _state(unit).get("NeedDaemonReload") == "yes"]
+    stale = [unit for unit in units if state(unit).get("NeedDaemonReload") == "yes"]
     if stale or any(path.startswith(UNITS) for path in changes):
-        _systemctl("daemon-reload")
-        if _good(_state(timer)):
-            _systemctl("restart", timer)
+        systemctl("daemon-reload")
+        if _good(state(timer)):
+            systemctl("restart", timer)
         changes += [f"{unit} loaded anew" for unit in stale if not any(path.endswith(unit) for path in changes)]
-    if not _good(_state(timer)):
+    if not _good(state(timer)):
         changes.append(f"{timer} enabled")
-        _systemctl("enable", "--now", timer)
+        systemctl("enable", "--now", timer)
     return changes
 
 
@@ -143,19 +143,20 @@ def _notifications(installation: Installation, job: Job, check: bool) -> list[st
     return [path]
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
     """A word of ExecStart: systemd takes quotes, backslashes, dollar and percent signs for its own."""
     word = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{word}"' if not re.fullmatch(r"[A-Za-z0-9_./=:@,+%$-]+", word) else word
 
 
-def _state(unit: str) -> dict[str, str]:
+def state(unit: str) -> dict[str, str]:
+    """What systemd says of a unit: `NeedDaemonReload`, `UnitFileState`, `ActiveState`."""
     shown = run(["systemctl", "show", "-p", "NeedDaemonReload,UnitFileState,ActiveState", unit], timeout=30)
     return dict(line.partition("=")[::2] for line in shown.out.splitlines())
 
 
-def _good(state: dict[str, str]) -> bool:
-    return state.get("UnitFileState") == "enabled" and state.get("ActiveState") == "active"
+def _good(shown: dict[str, str]) -> bool:
+    return shown.get("UnitFileState") == "enabled" and shown.get("ActiveState") == "active"
 
 
 def remove(job: Job, check: bool = False) -> list[str]:
@@ -165,21 +166,20 @@ def remove(job: Job, check: bool = False) -> list[str]:
     found = [path for path in [*job.metrics, *paths] if os.path.exists(path)]
     if found and not check:
         if os.path.exists(paths[1]):
-            _systemctl("disable", "--now", f"{job.unit}.timer")
+            systemctl("disable", "--now", f"{job.unit}.timer")
         for path in found:
             os.unlink(path)
-        _systemctl("daemon-reload")
+        systemctl("daemon-reload")
     return found
 
 
 def jobs(installation: Installation) -> list[Job]:
     """The jobs that are on a schedule for an installation, as far as removing them needs."""
     found = []
-    for name in sorted(os.listdir(UNITS) if os.path.isdir(UNITS) else []):
-        text = read_text(os.path.join(UNITS, name)) if re.fullmatch(r"scutum-ops-.+\.timer", name) else None
-        service = read_text(os.path.join(UNITS, name.replace(".timer", ".service"))) or ""
-        if text is not None and (not service or f" --dir {_quoted(installation.directory)} " in service):
-            found.append(Job(name[len("scutum-ops-") : -len(".timer")], "", [], "daily"))
+    for path in sorted(glob.glob(os.path.join(UNITS, "scutum-ops-*.timer"))):
+        service = read_text(path[: -len("timer")] + "service") or ""
+        if not service or f" --dir {quoted(installation.directory)} " in service:
+            found.append(Job(os.path.basename(path)[len("scutum-ops-") : -len(".timer")], "", [], "daily"))
     return found
 
 
@@ -192,7 +192,8 @@ def run_now(job: Job) -> str:
     return f"{job.unit}: its first run failed:\n{log.out.strip()[-800:]}"
 
 
-def _systemctl(*arguments: str) -> None:
+def systemctl(*arguments: str) -> None:
+    """One call of systemctl that has to succeed."""
     result = run(["systemctl", *arguments], timeout=60)
     if result.rc != 0:
         raise ScutumError(

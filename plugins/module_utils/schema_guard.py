@@ -89,7 +89,7 @@ def run(installation: Installation, image_id: str, image: str, timeout: float = 
         _push(installation, compose, model, timeout)
         _compare(installation, database, before, dump, image)
     except ScutumError as error:
-        left = f"{', '.join(stopped)} are stopped, Postgres runs"
+        left = f"{' and '.join(stopped)} are stopped, Postgres runs"
         raise ScutumError(
             error.what, left=f"{left}; {error.left}" if error.left else left, next_step=error.next_step
         ) from error

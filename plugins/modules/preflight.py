@@ -146,9 +146,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     given = module.params
-    environment = env_file.texts(given["environment"])[0]
     literal = litellm_config.literal_secrets(given["litellm_config"])
-    ansible_door.mask_only(module, [*env_file.secrets_of(environment).values(), *literal.values()])
+    ansible_door.mask_only(module, [*env_file.hidden_of(given["environment"]), *literal.values()])
 
     def work() -> dict[str, object]:
         if not given["directory"].startswith("/"):

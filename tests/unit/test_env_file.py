@@ -95,6 +95,8 @@ def test_variables_that_are_no_texts_are_refused_by_name() -> None:
     )
     assert found == {"A": "1", "B": "true", "E": ""}
     assert [text.split()[0] for text in problems] == ["C", "D", "OPENAI-API-KEY"] and "canary" not in "".join(problems)
+    hidden = env_file.hidden_of({"A-B": "canary1", "D": {"x": ["canary2"]}, "C": None, "LITELLM_PORT": 4000})
+    assert hidden == ["canary1", "canary2"]
     with pytest.raises(ScutumError, match="scutum_env: C has no value"):
         env_file.refuse(problems)
 

@@ -115,13 +115,13 @@ def test_an_override_that_takes_the_schema_guard_away_is_refused(before: str) ->
     assert run.rc != 0 and "scutum_compose_override takes away what must stay: DISABLE_SCHEMA_UPDATE=true" in run.flat
 
 
-def test_a_lost_environment_file_is_not_made_anew(before: str) -> None:
+def test_nothing_was_changed_by_any_of_them(before: str) -> None:
+    assert host.fingerprint() == before
+
+
+def test_a_lost_environment_file_is_not_made_anew() -> None:
     host.run("mv /opt/scutum/config/.env /root/env")
     run = playbook("day_one.yml", "--limit", "scutum")
     host.run("mv /root/env /opt/scutum/config/.env")
     assert run.rc != 0 and "the volume scutum_postgres-data holds a database" in run.flat
     assert "put config/.env back" in run.flat
-
-
-def test_nothing_was_changed_by_any_of_them(before: str) -> None:
-    assert host.fingerprint() == before

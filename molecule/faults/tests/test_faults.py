@@ -250,7 +250,7 @@ def test_schema_guard_saves_the_audit_history() -> None:
     run = playbook("day_one.yml", *SCUTUM, scutum_version="0.5.0")
     assert run.rc != 0
     assert f"public.audit_logs is gone (it had {rows} rows)" in run.flat, run.out[-3000:]
-    assert "litellm and admin-api are stopped" in run.flat and "set scutum_version back to 0.1.0" in run.flat
+    assert "admin-api and litellm are stopped" in run.flat and "set scutum_version back to 0.1.0" in run.flat
     assert host.run("docker inspect -f '{{.State.Status}}' scutum-proxy scutum-admin-api").split() == [
         "exited",
         "exited",
