@@ -126,6 +126,10 @@ def parser() -> argparse.ArgumentParser:
     service = verbs.add_parser("service", help="stop or start the registry or the release server (a fault)")
     service.add_argument("action", choices=("stop", "start"))
     service.add_argument("service", choices=("registry", "releases"))
+    double = verbs.add_parser(
+        "double", help="start a double of a service, empty, as <name>.testbed; prints its address"
+    )
+    double.add_argument("name", help="a program in testbed/doubles")
     inside = verbs.add_parser("exec", help="run a command on a host: exec NAME -- CMD")
     inside.add_argument("name")
     inside.add_argument("command", nargs=argparse.REMAINDER)
@@ -184,6 +188,9 @@ def dispatch(args: argparse.Namespace) -> int:
             if args.action == "create":
                 _base()
             platforms.apply(args.action, json.load(sys.stdin), Path(args.instance_config))
+        case "double":
+            _base()
+            print(services.start_double(args.name))
         case "service":
             services.set_running(args.service, args.action == "start")
         case "exec":

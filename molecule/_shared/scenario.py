@@ -178,3 +178,60 @@ def assert_no_leaks(host: Host, output: str, canaries: dict[str, str]) -> None:
     )
     found += host.run(search, stdin="\n".join(secrets.values()) + "\n").splitlines()
     assert not found, f"secrets leaked: {found}"
+
+
+def nothing_at_rest(host: Host, canaries: dict[str, str]) -> dict[str, list[str]]:
+    """Where secrets lie on a host's disks and in what its engine tells, by canary: the test says which places are right.
+
+    Searched: every file outside tmpfs, the engine's own files and the containers' writable layers (layers of images left out),
+    `docker inspect` of everything, `docker compose config`, the journal, arguments of processes, and environments as another user.
+    """
+    # A value of several words is looked for by its first, which is the recognisable one.
+    needles = {name: value.split()[0] for name, value in canaries.items()}
+    host.run("cat > /run/needles.json", stdin=json.dumps({"needles": needles, "directory": host.directory}))
+    host.run("cat > /run/search.py", stdin=_SEARCH)
+    out = host.run("python3 /run/search.py; rm -f /run/needles.json /run/search.py")
+    return {name: sorted(places) for name, places in json.loads(out).items() if places}
+
+
+_SEARCH = r"""
+import json, os, subprocess
+given = json.load(open("/run/needles.json"))
+needles = {name: value.encode() for name, value in given["needles"].items()}
+found = {name: [] for name in needles}
+
+def look(place, data):
+    for name, needle in needles.items():
+        if needle in data:
+            found[name].append(place)
+
+def shell(command):
+    return subprocess.run(["bash", "-c", command], stdin=subprocess.DEVNULL, capture_output=True).stdout
+
+uppers = shell("docker inspect -f '{{.GraphDriver.Data.UpperDir}}' $(docker ps -aq)").decode().split()
+skip = {"/proc", "/sys", "/dev", "/run", "/var/lib/docker/overlay2"}
+for top in ["/", *uppers]:
+    for folder, folders, names in os.walk(top):
+        folders[:] = [name for name in folders if os.path.join(folder, name) not in skip]
+        for name in names:
+            path = os.path.join(folder, name)
+            try:
+                if os.path.isfile(path) and not os.path.islink(path):
+                    with open(path, "rb") as handle:
+                        look(path, handle.read())
+            except OSError:
+                pass
+told = {
+    "docker inspect": "docker inspect $(docker ps -aq) $(docker images -q) $(docker volume ls -q) $(docker network ls -q)",
+    "docker compose config": "cd %s && docker compose --env-file config/.env -f scutum-ops.compose.yaml --profile '*' config"
+    % given["directory"],
+    "the journal": "journalctl -q --no-pager",
+    "process arguments": "cat /proc/[0-9]*/cmdline",
+    "environments as another user": "setpriv --reuid=65534 --regid=65534 --clear-groups cat /proc/[0-9]*/environ",
+}
+for place, command in told.items():
+    data = shell(command)
+    assert data or place == "environments as another user", place
+    look(place, data)
+print(json.dumps(found))
+"""

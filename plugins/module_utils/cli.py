@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from . import licence, licence_activation, licence_watch, metrics, verification
+from . import licence, licence_activation, licence_watch, metrics, secret_fetch, verification
 from .errors import ScutumError, as_error
 from .installation import Installation
 
@@ -70,11 +70,29 @@ def watch_license(installation: Installation, arguments: argparse.Namespace) -> 
     return True, result, "\n".join([licence.text(result["status"]), *lines])
 
 
+def fetch_secrets(installation: Installation, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any], str]:
+    """Have the secrets on the tmpfs: asked of the source, again and again until the deadline."""
+    given = json.load(sys.stdin) if arguments.settings == "-" else None
+    result = secret_fetch.fetch(
+        installation, given, arguments.deadline, lambda line: print(line, file=sys.stderr, flush=True)
+    )
+    services = ", ".join(result["services"]) or "none"
+    return (
+        True,
+        result,
+        f"{len(result['keys'])} secrets from {result['source']}; services whose file changed: {services}",
+    )
+
+
+# What runs before there is an installation.
+EARLY = frozenset({"secrets-fetch"})
+
 JOBS: dict[str, Callable[[Installation, argparse.Namespace], tuple[bool, dict[str, Any], str]]] = {
     "verify": verify,
     "license": show_license,
     "license-activate": activate_license,
     "license-watch": watch_license,
+    "secrets-fetch": fetch_secrets,
 }
 
 
@@ -101,10 +119,15 @@ def main(argv: list[str] | None = None) -> int:
     job.add_argument("--timeout", type=float, default=90, help="seconds for admin-api to answer")
     job = jobs.add_parser("license-watch", help="write the licence's metrics; send a warning that is due, once")
     job.add_argument("--metrics", default=metrics.DIRECTORY, help="directory for the metrics (default: %(default)s)")
+    job = jobs.add_parser(
+        "secrets-fetch", help="have the source's secrets on the tmpfs; runs before the engine at boot"
+    )
+    job.add_argument("--deadline", type=float, default=0, help="seconds for which a silent source is asked again")
+    job.add_argument("--settings", default="", help="-: try other settings, from standard input, and keep none of them")
     arguments = parser.parse_args(argv)
     installation = Installation(arguments.dir)
     try:
-        if not installation.exists():
+        if not installation.exists() and arguments.job not in EARLY:
             raise ScutumError(f"{installation.directory} holds no installation", next_step="name it with --dir")
         good, result, text = JOBS[arguments.job](installation, arguments)
     except (ScutumError, OSError, UnicodeError, subprocess.SubprocessError) as problem:

@@ -140,3 +140,11 @@ class Compose:
         if not number.isdigit() or number == "0":
             return None
         return address.strip("[]"), int(number)
+
+
+def mapping(entries: Any) -> dict[str, Any]:
+    """An environment or labels, which may be a list of NAME=value, as a mapping; None is a name without a value."""
+    if isinstance(entries, list):
+        pairs = [str(item).partition("=") for item in entries]
+        return {name: value if equals else None for name, equals, value in pairs}
+    return dict(entries or {})

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import compose as compose_module
-from . import env_file, images, release, schedule, stack
+from . import env_file, images, release, schedule, secret_unit, stack
 from .errors import ScutumError
 from .files import ensure_directory, read_text, write_file
 from .installation import Installation
@@ -61,7 +61,18 @@ def _staged(installation: Installation, request: Request, check: bool) -> Iterat
         template = read_text(os.path.join(bundle, ".env.example")) or ""
         path = compose_module.ENV_FILE
         profiles = Project(installation, request.settings, bundle, path).profiles()
-        planned, keys = env_file.plan(today, template, request.env, profiles)
+        store = installation.store()
+        if store.runtime() and not store.values() and not check:
+            raise ScutumError(
+                f"the secrets of {installation.directory} are not on this host: nothing was fetched since it started",
+                left="nothing was changed",
+                next_step=f"scutum-ops --dir {installation.directory} secrets-fetch says why",
+            )
+        # In a file they are the operator's values; at runtime they have no place in it.
+        from_source = store.values() if store.settings() else {}
+        held = from_source if store.runtime() else {}
+        wanted = request.env if store.runtime() else {**from_source, **request.env}
+        planned, keys = env_file.plan(today, template, wanted, profiles, held)
         if check:
             path = os.path.join(scratch, "env")
             write_file(path, planned.render(), 0o600)
@@ -125,9 +136,6 @@ def converge(installation: Installation, request: Request, check: bool = False) 
         return {"changes": ["Compose files", "containers"], "actions": {}, "guard": {}, "diff": Change()}
     with _locked(installation, check), _staged(installation, request, check) as (project, changes):
         window = stack.window_needed(installation, project.images()["litellm"]) if check else False
-        if not check:
-            # What config/.env will name before it is true.
-            installation.save_state(target=request.settings.version)
         change = project.converge(request.replace_compose, check)
         changes += change.files
         actions, guard = change.actions, {}
@@ -156,14 +164,20 @@ def remove(installation: Installation, data: bool, check: bool = False) -> list[
         # Asked so that it fails: no answer must not read as nothing.
         volumes = installation.engine.must("volume", "ls", "-q", "--filter", label).split()
         jobs = schedule.jobs(installation)
+        store = installation.store()
         removed = [f"container {name}" for name in sorted(compose.containers(project))]
         removed += [f"job {job.unit}" for job in jobs]
+        # With its data the source is forgotten; else the same secrets open the data again.
+        removed += [secret_unit.NAME] if data and store.settings() else []
         if data:
             removed += [f"volume {name}" for name in sorted(volumes)] + [installation.directory]
         if check or not removed:
             return removed
         for job in jobs:
             schedule.remove(job)
+        if data and store.settings():
+            secret_unit.remove()
+            shutil.rmtree(store.directory, ignore_errors=True)
         compose.must("--profile", "*", "down", *(["--volumes"] if data else []), timeout=300)
         if data:
             _remove_directory(installation)

@@ -145,6 +145,18 @@ def secrets_of(values: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in values.items() if value and key not in _NOT_SECRET}
 
 
+def hidden_of(variables: dict[str, Any]) -> list[str]:
+    """What must never be shown of an operator's values, whatever is wrong with their names and types."""
+    found: list[str] = []
+    for key, value in variables.items():
+        if isinstance(value, (dict, list)):
+            items = value.values() if isinstance(value, dict) else value
+            found += hidden_of({f"{key}.{number}": item for number, item in enumerate(items)})
+        elif value is not None and key not in _NOT_SECRET:
+            found.append(str(value))
+    return found
+
+
 def problem_with(key: str, value: str) -> str | None:
     """Why a value cannot stand in config/.env, without the value; None when it can.
 
@@ -173,6 +185,31 @@ def problem_with(key: str, value: str) -> str | None:
     return None
 
 
+def problems_of_source(values: dict[str, str]) -> list[str]:
+    """Why values from a source cannot be used, whatever way they take; never a value.
+
+    What only a file cannot hold (quotes, dollar signs, white space) is no problem here.
+    """
+    problems = []
+    for key, value in sorted(values.items()):
+        unsafe = _URL_UNSAFE.search(value) if key in ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB") else None
+        if "CHANGE-ME" in value or value in REFUSED_VALUES.get(key, ()) or unsafe:
+            problems.append(problem_with(key, value) or key)
+        elif "\0" in value:
+            problems.append(f"{key} holds a null character, which no environment can")
+        elif key in ("JWT_SECRET_KEY", "INTERNAL_SERVICE_KEY") and len(value.encode()) < 32:
+            problems.append(f"{key} has {len(value.encode())} bytes: 32 are the least (openssl rand -hex 32)")
+        elif key == "SCUTUM_API_KEY" and not value.startswith("sk-"):
+            problems.append("SCUTUM_API_KEY must begin with sk- : LiteLLM accepts no other master key")
+        elif key == "LICENSE_KEY":
+            problems.append(
+                "LICENSE_KEY: a licence goes through scutum_license_key; in the environment it would win over renewals"
+            )
+        elif key in OWNED:
+            problems.append(f"{key} is no secret: it is decided by {OWNED[key]}")
+    return problems
+
+
 def texts(variables: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
     """Values for config/.env from variables of Ansible, and what is wrong with them in words (never a value)."""
     found = {}
@@ -199,7 +236,13 @@ def refuse(problems: list[str]) -> None:
         )
 
 
-def plan(existing: str | None, template: str, wanted: dict[str, str], profiles: str = "") -> tuple[EnvFile, list[str]]:
+def plan(
+    existing: str | None,
+    template: str,
+    wanted: dict[str, str],
+    profiles: str = "",
+    held: dict[str, str] | None = None,
+) -> tuple[EnvFile, list[str]]:
     """What config/.env has to be.
 
     Args:
@@ -207,6 +250,7 @@ def plan(existing: str | None, template: str, wanted: dict[str, str], profiles: 
         template: the text of the release's .env.example.
         wanted: the operator's values (`scutum_env`).
         profiles: COMPOSE_PROFILES; a service that is switched on gets its secret.
+        held: secrets that services get by another way: they have no place in the file.
 
     Returns:
         The file and the names of the keys that change (never a value).
@@ -219,9 +263,21 @@ def plan(existing: str | None, template: str, wanted: dict[str, str], profiles: 
     today = result.as_dict()
     problems = []
     changed = []
+    held = held or {}
+    for key in sorted(held):
+        current = today.get(key, "")
+        if current and current != held[key] and not (first or problem_with(key, current)):
+            problems.append(
+                f"{key} in config/.env and {key} in the source differ: running data depends on the first. Write it into the "
+                "source, then run this again"
+            )
+        elif current and result.set(key, ""):
+            changed.append(key)
     for key in sorted(wanted):
         value = wanted[key]
-        if key in OWNED:
+        if key in held:
+            problems.append(f"{key} is set in scutum_env and in the source of secrets: take it out of one of them")
+        elif key in OWNED:
             problems.append(f"{key} cannot be set through scutum_env: it is decided by {OWNED[key]}")
         elif not first and key in FIXED and today.get(key) != value:
             problems.append(
@@ -231,6 +287,8 @@ def plan(existing: str | None, template: str, wanted: dict[str, str], profiles: 
         elif result.set(key, value):
             changed.append(key)
     for key, make in GENERATED.items():
+        if key in held:
+            continue
         current = result.get(key)
         if first and key not in wanted and (not current or problem_with(key, current)):
             result.set(key, make())
@@ -243,10 +301,11 @@ def plan(existing: str | None, template: str, wanted: dict[str, str], profiles: 
             result.set(key, make())
             changed.append(key)
     for key, value in sorted(result.as_dict().items()):
-        problem = problem_with(key, value)
+        problem = None if key in held else problem_with(key, value)
         if problem and (value or key in REFUSED_VALUES):
             problems.append(problem)
-    missing = sorted(k for k in REFUSED_VALUES if k != "GRAFANA_ADMIN_PASSWORD" and k not in result.as_dict())
+    there = result.as_dict().keys() | held.keys()
+    missing = sorted(k for k in REFUSED_VALUES if k != "GRAFANA_ADMIN_PASSWORD" and k not in there)
     problems.extend(f"{key} is missing" for key in missing)
     if problems:
         # Postgres keeps the password with which it was initialised: the file alone would lock every service out.

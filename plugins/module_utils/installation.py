@@ -25,6 +25,7 @@ from .errors import ScutumError
 from .files import ensure_directory, read_text, write_file
 from .litellm import LiteLLM
 from .redact import redact
+from .secret_store import Store
 
 PRIVATE = ".scutum-ops"
 
@@ -128,9 +129,17 @@ class Installation:
                 ) from error
             yield
 
+    def store(self) -> Store:
+        """The secrets that come from a source."""
+        return Store(self.private, self.project)
+
+    def secret(self, key: str) -> str:
+        """A secret, from config/.env or from the source; empty when there is none."""
+        return self.env().get(key) or self.store().values().get(key, "")
+
     def redact(self, text: str) -> str:
-        """Text without the values of config/.env that are secret."""
-        return redact(text, self.env().secrets())
+        """Text without the values that are secret."""
+        return redact(text, {**self.env().secrets(), **self.store().values()})
 
     def url(self, service: str, deadline: float = 0.0) -> str:
         """The base URL of a service as this host reaches it; a container that restarts is waited for (seconds)."""
@@ -178,8 +187,8 @@ class Installation:
 
     def admin_api(self, deadline: float = 30.0) -> AdminApi:
         """A client for the admin API."""
-        return AdminApi(self.url("admin-api", deadline), self.env().get("SCUTUM_API_KEY"), deadline)
+        return AdminApi(self.url("admin-api", deadline), self.secret("SCUTUM_API_KEY"), deadline)
 
     def litellm(self, deadline: float = 30.0) -> LiteLLM:
         """A client for LiteLLM."""
-        return LiteLLM(self.url("litellm", deadline), self.env().get("SCUTUM_API_KEY"), deadline)
+        return LiteLLM(self.url("litellm", deadline), self.secret("SCUTUM_API_KEY"), deadline)

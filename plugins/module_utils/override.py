@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from . import secret_injection
+from .compose import mapping
 from .engine import mirrored
 from .errors import ScutumError
 from .yaml_text import Replaced, render
@@ -33,6 +35,7 @@ def build(
     litellm_workers: int | None = None,
     litellm_config_sha256: str = "",
     extra: dict[str, Any] | None = None,
+    secrets: dict[str, Any] | None = None,
 ) -> str:
     """The text of the override for a release.
 
@@ -43,6 +46,7 @@ def build(
         litellm_workers: worker processes of LiteLLM; None leaves the release's number.
         litellm_config_sha256: hash of the mounted configuration.
         extra: the operator's own additions (`scutum_compose_override`), merged over ours.
+        secrets: the additions of `secret_injection.override`, merged over all; None when config/.env has the secrets.
     """
     services: dict[str, dict[str, Any]] = {}
     for name, service in sorted(release.get("services", {}).items()):
@@ -60,7 +64,9 @@ def build(
     litellm["environment"] = {
         # LiteLLM migrates the database that it shares with admin-api: a normal start must change no schema.
         "DISABLE_SCHEMA_UPDATE": "true",
-        "LITELLM_SALT_KEY": "${LITELLM_SALT_KEY:?is missing in config/.env}",
+        "LITELLM_SALT_KEY": "${LITELLM_SALT_KEY:?is missing in config/.env}"
+        if secrets is None
+        else "${LITELLM_SALT_KEY:-}",
         "PROMETHEUS_MULTIPROC_DIR": PROMETHEUS_DIRECTORY,
         # Seconds. The supervisor kills a worker that does not answer within 5, and an import takes 10 s of CPU (measured):
         # on a small host, workers that start together die and are started again and again.
@@ -71,7 +77,7 @@ def build(
     litellm["labels"] = {LABEL_CONFIG: litellm_config_sha256}
     if litellm_workers is not None:
         litellm["command"] = Replaced(_set_workers(release, litellm_workers))
-    return HEAD + render(_with_extra({"services": services}, extra or {}))
+    return HEAD + render(_with_extra(_with_extra({"services": services}, extra or {}), secrets or {}))
 
 
 def _with_extra(ours: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
@@ -85,9 +91,8 @@ def _with_extra(ours: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
         mine = ours["services"].get(name, {})
         theirs = dict(service or {})
         for key in ("environment", "labels"):
-            if isinstance(theirs.get(key), list):
-                pairs = [str(item).partition("=") for item in theirs[key]]
-                theirs[key] = {left: right if middle else None for left, middle, right in pairs}
+            if key in theirs:
+                theirs[key] = mapping(theirs[key])
         for key in ("volumes", "tmpfs"):
             if isinstance(theirs.get(key), list):
                 theirs[key] = [*mine.get(key, []), *theirs[key]]
@@ -105,7 +110,8 @@ def lost(model: dict[str, Any]) -> list[str]:
     missing = []
     if str(environment.get("DISABLE_SCHEMA_UPDATE")).lower() != "true":
         missing.append("DISABLE_SCHEMA_UPDATE=true in litellm's environment: without it each start may destroy tables")
-    if not environment.get("LITELLM_SALT_KEY"):
+    injected = any(item.get("target") == secret_injection.TARGET for item in litellm.get("volumes") or [])
+    if not environment.get("LITELLM_SALT_KEY") and not injected:
         missing.append("LITELLM_SALT_KEY in litellm's environment")
     if environment.get("PROMETHEUS_MULTIPROC_DIR") != PROMETHEUS_DIRECTORY:
         missing.append(f"PROMETHEUS_MULTIPROC_DIR={PROMETHEUS_DIRECTORY} in litellm's environment")

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import compose as compose_module
-from . import images, litellm_config, override, release, stack
+from . import images, litellm_config, override, release, secret_injection, secret_sources, stack
 from .compose import Compose
 from .env_file import EnvFile
 from .errors import ScutumError
@@ -99,8 +99,10 @@ class Project:
         """Where ports are published: what was set, else loopback; an adopted host keeps the vendor's bindings."""
         return self.settings.bind_address or (None if self.installation.adopted() else "127.0.0.1")
 
-    def override_text(self, config_sha256: str = "") -> str:
+    def override_text(self, config_sha256: str = "", secrets: dict[str, Any] | None = None) -> str:
         """Our override for this release and these settings."""
+        if secrets is None and self.installation.store().runtime():
+            secrets = {}
         if self._release is None:
             self._release = self._compose().raw_model()
         return override.build(
@@ -110,7 +112,34 @@ class Project:
             litellm_workers=self.settings.litellm_workers,
             litellm_config_sha256=config_sha256,
             extra=self.settings.compose_override,
+            secrets=secrets,
         )
+
+    def _plain(self) -> dict[str, str]:
+        """config/.env with what it is about to say: for variables that are no secrets."""
+        text = read_text(os.path.join(self.installation.directory, self.env_file)) or ""
+        return {**EnvFile(text).as_dict(), **self._ahead}
+
+    def _with_secrets(self, config_sha256: str, check: bool) -> tuple[str, dict[str, Any]]:
+        """Our override, and which service uses which secret when they come from the tmpfs."""
+        store = self.installation.store()
+        if not store.runtime():
+            return self.override_text(config_sha256), {}
+        engine = self.installation.engine
+        with self._together(self.override_text(config_sha256, {})) as together:
+            raw, model = together.raw_model(), together.model()
+        # Nothing may have been fetched yet in check mode.
+        keys = set(store.values()) or set(secret_sources.REQUIRED)
+        services = {name: raw["services"][name] for name in model["services"]}
+        known = dict(self.installation.state().get("image_users", {}))
+        users = secret_injection.users(engine, model, known)
+        if not check and self.installation.managed():
+            self.installation.save_state(image_users=known)
+        places = secret_injection.places({"services": services}, keys, users)
+        marks = store.marks(self._plain(), places) if store.values() else {}
+        files = {name: store.file(name) for name in places}
+        injected = secret_injection.override(engine, raw, model, places, files, marks)
+        return self.override_text(config_sha256, injected), places
 
     @contextlib.contextmanager
     def _together(self, text: str) -> Iterator[Compose]:
@@ -137,7 +166,7 @@ class Project:
         self._refuse_lost_edits(replace_compose, check)
         image = self.images()["litellm"]
         config = litellm_config.build(self._baked(image, check), self.settings.litellm_config)
-        override_text = self.override_text(sha256_bytes(config.encode()))
+        override_text, places = self._with_secrets(sha256_bytes(config.encode()), check)
         with self._together(override_text) as together:
             # Compose has read all of it by now: what it refuses never replaces what works.
             merged = together.merged()
@@ -160,6 +189,15 @@ class Project:
             wanted[place] = (read_text(os.path.join(self.bundle, name)) or "", mode)
         change = Change(actions=actions)
         old_override = read_text(installation.path(compose_module.OVERRIDE_FILE)) or ""
+        if not check:
+            # What config/.env will name before it is true.
+            installation.save_state(target=self.settings.version)
+        store = installation.store()
+        if places and store.save_places(places, check):
+            change.files.append("places of secrets")
+        if places and not check:
+            # Before any container is recreated, and known to the next start of the host already.
+            store.place(self._plain(), places)
         if not check:
             ensure_directory(installation.path("config"), 0o755)
             ensure_directory(os.path.dirname(installation.path(override.LITELLM_CONFIG)), 0o700)

@@ -212,8 +212,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
     given = module.params
     installation = Installation(given["directory"])
-    environment = env_file.texts(given["environment"])[0]
-    ansible_door.mask_only(module, [*env_file.secrets_of(environment).values(), given["image_registry_password"]])
+    ansible_door.mask_only(module, [*env_file.hidden_of(given["environment"]), given["image_registry_password"]])
 
     def work() -> dict[str, object]:
         if given["state"] == "absent":

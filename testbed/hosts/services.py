@@ -152,6 +152,20 @@ def ensure_releases() -> None:
     _start("releases", ("releases.testbed",), ("-v", f"{www}:/srv:ro"), ("python3", "-u", "/usr/local/bin/serve.py"))
 
 
+def start_double(name: str) -> str:
+    """Start a double under <name>.testbed, anew and empty; its address."""
+    program = HERE.parent / "doubles" / f"{name}.py"
+    if not program.exists():
+        raise TestbedError(
+            f"there is no double {name}; there are: {', '.join(sorted(p.stem for p in program.parent.glob('[a-z]*.py')))}"
+        )
+    docker("rm", "-f", "-v", container(name), check=False)
+    mount = ("-v", f"{program}:/double.py:ro")
+    _start(name, (f"{name}.testbed",), mount, ("python3", "-u", "/double.py"))
+    found = json.loads(docker("inspect", "-f", "{{json .NetworkSettings.Networks}}", container(name)))
+    return str(found[SETTINGS.name]["IPAddress"])
+
+
 def set_running(service: str, wanted: bool) -> None:
     """Stop or start a service: the fault "registry down"."""
     if not docker_ok("inspect", container(service)):

@@ -1,0 +1,153 @@
+"""A double of Vault's HTTP API, as far as the collection asks it: no package carries the server. README.md says what it keeps to.
+
+KV 2 with versions, KV 1, AppRole and token auth, namespaces; a fault mode. What it accepts, Vault accepts: contract_vault.py holds it
+to that with hvac. Everything is in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.server
+import json
+import secrets
+import threading
+import time
+import urllib.parse
+from typing import Any
+
+
+class Vault:
+    """The state of one server."""
+
+    def __init__(self, root_token: str) -> None:
+        self.tokens: dict[str, str] = {root_token: "root"}
+        self.roles: dict[str, str] = {}
+        self.kv2: dict[str, list[dict[str, Any] | None]] = {}
+        self.kv1: dict[str, dict[str, Any]] = {}
+        # Policy of a token that AppRole gave: paths below which it may read.
+        self.readable = ("secret/data/scutum", "kv1/scutum", "ns/secret/data/scutum")
+        self.fault = "none"
+        self.reads = 0
+        self.lock = threading.Lock()
+
+    def answer(self, method: str, path: str, query: dict[str, str], headers: Any, body: Any) -> tuple[int, Any]:
+        """Status and JSON of an answer."""
+        if path == "/test/fault":
+            self.fault = str(body["mode"])
+            return 200, {}
+        if path == "/test/reads":
+            return 200, {"reads": self.reads}
+        if path in ("/v1/sys/seal-status", "/v1/sys/health"):
+            # Only the health check changes its status: who asks for the seal gets an answer.
+            status = 503 if self.fault == "sealed" and path.endswith("health") else 200
+            return status, {"sealed": self.fault == "sealed", "initialized": True}
+        if self.fault in FAULTS:
+            return FAULTS[self.fault]
+        if path == "/v1/auth/approle/login" and method == "POST":
+            return self._approle(body)
+        policy = self.tokens.get(headers.get("X-Vault-Token", ""))
+        if policy is None:
+            return 403, {"errors": ["permission denied"]}
+        namespace = (headers.get("X-Vault-Namespace") or "").strip("/")
+        place = (namespace + "/" if namespace else "") + path.removeprefix("/v1/")
+        if policy != "root" and not (method == "GET" and place.startswith(self.readable)):
+            return 403, {"errors": ["1 error occurred:\n\t* permission denied\n\n"]}
+        if place.startswith("auth/approle/role/") and method == "POST":
+            self.roles[str(body["role_id"])] = str(body["secret_id"])
+            return 204, None
+        return self._kv2(method, place, query, body) if "/data/" in place else self._kv1(method, place, body)
+
+    def _approle(self, body: Any) -> tuple[int, Any]:
+        if self.roles.get(str(body.get("role_id"))) != str(body.get("secret_id")):
+            return 400, {"errors": ["invalid role or secret ID"]}
+        token = "hvs." + secrets.token_urlsafe(24)
+        self.tokens[token] = "reader"
+        return 200, {"auth": {"client_token": token, "lease_duration": 3600, "renewable": True, "policies": ["reader"]}}
+
+    def _kv2(self, method: str, place: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
+        versions = self.kv2.setdefault(place, [])
+        if method in ("POST", "PUT"):
+            versions.append(dict(body["data"]))
+            return 200, {"data": {"version": len(versions)}}
+        if method == "DELETE" and versions:
+            versions[-1] = None
+            return 204, None
+        self.reads += 1
+        number = int(query.get("version") or 0) or len(versions)
+        if not 0 < number <= len(versions):
+            return 404, {"errors": []}
+        data = versions[number - 1]
+        metadata = {"version": number, "destroyed": False, "deletion_time": "" if data else "2026-01-01T00:00:00Z"}
+        return (200 if data is not None else 404), {"data": {"data": data, "metadata": metadata}}
+
+    def _kv1(self, method: str, place: str, body: Any) -> tuple[int, Any]:
+        if method in ("POST", "PUT"):
+            self.kv1[place] = dict(body)
+            return 204, None
+        self.reads += 1
+        return (200, {"data": self.kv1[place]}) if place in self.kv1 else (404, {"errors": []})
+
+
+FAULTS: dict[str, tuple[int, Any]] = {
+    "sealed": (503, {"errors": ["Vault is sealed"]}),
+    "denied": (403, {"errors": ["permission denied"]}),
+    "busy": (429, {"errors": ["rate limit quota exceeded"]}),
+    "broken": (500, {"errors": ["internal error"]}),
+}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """HTTP around it; faults that are no answers are made here."""
+
+    server: Server
+
+    def _any(self) -> None:
+        vault = self.server.vault
+        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = urllib.parse.urlsplit(self.path)
+        query = dict(urllib.parse.parse_qsl(parts.query))
+        asked = not parts.path.startswith("/test/")
+        if asked and vault.fault == "slow":
+            time.sleep(self.server.slow)
+        if asked and vault.fault == "closed":
+            self.connection.close()
+            return
+        with vault.lock:
+            status, content = vault.answer(
+                self.command, parts.path, query, self.headers, json.loads(raw) if raw else {}
+            )
+        data = b"" if content is None else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[: len(data) // 2] if asked and vault.fault == "truncated" else data)
+
+    do_GET = do_POST = do_PUT = do_DELETE = _any
+
+    def log_message(self, *unused: Any) -> None:
+        """Say nothing: paths are enough to know, and tokens are in headers."""
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """The server; `slow` is how many seconds the fault of that name takes."""
+
+    daemon_threads = True
+
+    def __init__(self, root_token: str, port: int = 0, slow: float = 30) -> None:
+        super().__init__(("0.0.0.0", port), Handler)
+        self.vault = Vault(root_token)
+        self.slow = slow
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=8200)
+    parser.add_argument("--root-token", default="root")
+    given = parser.parse_args()
+    Server(given.root_token, given.port).serve_forever()
+
+
+if __name__ == "__main__":
+    main()
