@@ -60,13 +60,15 @@ class Database:
         env = installation.env()
         self.user = env.get("POSTGRES_USER") or "litellm"
         self.name = env.get("POSTGRES_DB") or "litellm"
+        self._container = ""
 
     def _in_container(self, *command: str) -> list[str]:
         """Arguments of the engine for a command in the server's container."""
-        found = self.installation.compose().container_id(self.installation.project, "postgres")
-        if not found:
+        if not self._container:
+            self._container = self.installation.compose().container_id(self.installation.project, "postgres")
+        if not self._container:
             raise ScutumError("Postgres: its container does not run", next_step=self._look())
-        return ["exec", "-i", found, *command, "-U", self.user, "-d", self.name]
+        return ["exec", "-i", self._container, *command, "-U", self.user, "-d", self.name]
 
     def _look(self) -> str:
         compose = self.installation.compose()
@@ -120,9 +122,14 @@ class Database:
         Keys: `id`, `fingerprint` (SHA-256 of the token), `tier`, `customer_id`, `customer_email`, `company`, `features`,
         `active`, `issued_at`, `expires_at`, `created_at` (seconds since 1970), `activated_by`.
         """
-        if self.query("SELECT to_regclass('public.licenses') IS NOT NULL") != [["t"]]:
-            return []
-        return [dict(json.loads(row[0])) for row in self.query(_LICENCES)]
+        try:
+            rows = self.query(_LICENCES)
+        except ScutumError as error:
+            # Before the first migration.
+            if 'relation "public.licenses" does not exist' in error.what:
+                return []
+            raise
+        return [dict(json.loads(row[0])) for row in rows]
 
     def deactivate_licences(self, ids: list[str]) -> None:
         """Switch licences off by their ids; the rows stay."""

@@ -179,7 +179,9 @@ def activate(installation: Installation, request: Request, check: bool = False) 
     }
     if check and steps:
         return {**result, "status": "planned", "answers": 0, "agreeing": 0, "seconds": 0.0, "revalidation_seconds": 0.0}
-    proof = _prove(installation, token, found, request, waiting=not check)
+    # What was just asked is asked again only when something was done since.
+    rows = Database(installation).licences() if steps else found.rows
+    proof = _prove(installation, token, found, rows, request, waiting=not check)
     spent = time.monotonic() - start - proof["revalidation_seconds"]
     return {**result, **proof, "seconds": round(spent, 2)}
 
@@ -278,9 +280,15 @@ def _send(installation: Installation, token: Token, timeout: float) -> None:
         )
 
 
-def _prove(installation: Installation, token: Token, before: Survey, request: Request, waiting: bool) -> dict[str, Any]:
+def _prove(
+    installation: Installation,
+    token: Token,
+    before: Survey,
+    rows: list[dict[str, Any]],
+    request: Request,
+    waiting: bool,
+) -> dict[str, Any]:
     """The rollover in the table, then the same answer on every fresh connection, at once or after a revalidation."""
-    rows = Database(installation).licences()
     gone = {row["id"] for row in before.rows} - {row["id"] for row in rows}
     row = _known(token, rows)
     first = rows[0] if rows else None
