@@ -279,7 +279,8 @@ def plan(
             problems.append(f"{key} is set in scutum_env and in the source of secrets: take it out of one of them")
         elif key in OWNED:
             problems.append(f"{key} cannot be set through scutum_env: it is decided by {OWNED[key]}")
-        elif not first and key in FIXED and today.get(key) != value:
+        elif not first and key in FIXED and today.get(key) not in ("", value):
+            # Empty is what a source at run time leaves behind, and the way back from it.
             problems.append(
                 f"{key} in scutum_env differs from config/.env: an install never changes it, since the running data "
                 "depends on it; remove it from scutum_env"

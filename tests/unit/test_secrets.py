@@ -182,6 +182,8 @@ def test_config_env_with_secrets_elsewhere() -> None:
     today = "".join(f"{key}={value}\n" for key, value in VALUES.items())
     moved, changed = env_file.plan(today, template, {}, "", VALUES)
     assert set(changed) == set(VALUES) and not [value for value in moved.as_dict().values() if value]
+    back, changed = env_file.plan(moved.render(), template, VALUES)
+    assert set(changed) == set(VALUES) and back.as_dict().items() >= VALUES.items()
     with pytest.raises(ScutumError, match=r"JWT_SECRET_KEY in config/.env and JWT_SECRET_KEY in the source differ"):
         env_file.plan(today, template, {}, "", {**VALUES, "JWT_SECRET_KEY": "k" * 64})
     with pytest.raises(ScutumError, match="SCUTUM_API_KEY is set in scutum_env and in the source"):

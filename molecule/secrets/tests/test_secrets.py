@@ -72,6 +72,7 @@ def test_a_second_run_in_full_voice_changes_nothing_and_tells_nothing() -> None:
     assert checked.rc == 0 and checked.recap(host.name)["changed"] == 0, checked.out[-3000:]
     assert host.containers() == before
     assert_no_leaks(host, (run.out + checked.out).split("PLAY [", 1)[1], CANARIES)
+    assert CREDENTIAL not in run.out + checked.out
 
 
 def test_the_vendors_cli_recreates_nothing() -> None:
@@ -118,6 +119,19 @@ def test_what_cannot_work_is_refused_and_the_platform_goes_on() -> None:
         assert "nothing was changed" in run.flat
         assert_no_leaks(host, run.out.split("PLAY [", 1)[1], CANARIES)
     assert host.containers() == before and serves()
+
+
+def test_wrong_types_are_all_named() -> None:
+    wrong: dict[str, object] = {
+        "scutum_secrets_source": "drawer",
+        "scutum_secrets_options": "x",
+        "scutum_secrets_credential": "x",
+        "scutum_secrets_injection": "magic",
+        "scutum_secrets_start_deadline": "soon",
+    }
+    run = playbook("secrets.yml", **wrong)
+    missing = [name for name in wrong if f"'{name}'" not in run.flat and f"{name} must be one" not in run.flat]
+    assert run.rc != 0 and not missing, f"not refused: {missing}\n{run.out[-3000:]}"
 
 
 def test_after_a_reboot_the_engine_waits_for_the_secrets() -> None:

@@ -51,7 +51,12 @@ def fault(mode: str) -> None:
 def write(**changes: str | None) -> None:
     """A new version of the secret; None leaves a key out."""
     values = {key: value for key, value in (CANARIES | changes).items() if value is not None}
-    call("/v1/secret/data/scutum/production", {"data": values})
+    write_to("production", values)
+
+
+def write_to(name: str, values: dict[str, str]) -> None:
+    """A new version of another installation's secret."""
+    call(f"/v1/secret/data/scutum/{name}", {"data": values})
 
 
 def main() -> None:
