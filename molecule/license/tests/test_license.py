@@ -239,6 +239,32 @@ def test_metrics_and_one_mail_for_each_step(inbox: Inbox) -> None:
     assert host.run("systemctl is-enabled scutum-ops-license-watch.timer") == "enabled"
 
 
+WRONG_TYPES: dict[str, object] = {
+    "scutum_license_allow_customer_change": "perhaps",
+    "scutum_license_allow_downgrade": "perhaps",
+    "scutum_license_allow_earlier_expiry": "perhaps",
+    "scutum_license_longer_licenses": "drop",
+    "scutum_license_environment_key": "keep",
+    "scutum_license_wait": "soon",
+    "scutum_license_timeout": "soon",
+    "scutum_license_watch": "perhaps",
+    "scutum_license_watch_random_delay": "soon",
+    "scutum_notify_mail_to": {"a": 1},
+    "scutum_notify_smtp_port": "mail",
+    "scutum_notify_smtp_starttls": "perhaps",
+    "scutum_notify_webhook_headers": "x",
+}
+
+
+def test_wrong_types_are_all_named_and_a_wrong_calendar_is_explained() -> None:
+    run = host.license("", **WRONG_TYPES)
+    missing = [name for name in WRONG_TYPES if f"'{name}'" not in run.flat and f"{name} must be one" not in run.flat]
+    assert run.rc != 0 and not missing, f"not refused: {missing}\n{run.out[-3000:]}"
+    run = host.license("", scutum_license_watch_calendar="now and then")
+    assert run.rc != 0 and "'now and then' of scutum-ops-license-watch is not one that systemd understands" in run.flat
+    assert "systemd-analyze calendar 'now and then' says why" in run.flat
+
+
 def test_a_mail_server_that_does_not_take_mail_is_seen_at_once() -> None:
     run = host.license("", scutum_notify_mail_to="a@example.com", scutum_notify_smtp_host="127.0.0.1")
     assert run.rc != 0 and "not told: Scutum: messages of the jobs" in run.flat and "scutum_notify_" in run.flat
