@@ -7,9 +7,11 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 import _measure as measure
 import _testbed as testbed
+import yaml
 
 sys.path.insert(0, str(measure.ROOT / "testbed/standin"))
 
@@ -31,6 +33,16 @@ def activate(days: float) -> tuple[float, float]:
     return spent - result["revalidation_seconds"], result["revalidation_seconds"]
 
 
+def without_license() -> list[dict[str, Any]]:
+    """playbooks/day_one.yml as it is, but for the role."""
+    plays: list[dict[str, Any]] = yaml.safe_load((measure.ROOT / "playbooks/day_one.yml").read_text())
+    for play in plays:
+        roles = [task.get("ansible.builtin.include_role", {}).get("name") for task in play["tasks"]]
+        play["tasks"] = [task for task, role in zip(play["tasks"], roles, strict=True) if role != "scutum.ops.license"]
+        play["vars"] = {"__license_activation": {}}
+    return plays
+
+
 def main() -> None:
     """Measure."""
     build = measure.ROOT / "build" / "bench"
@@ -42,7 +54,9 @@ def main() -> None:
     with_key.write_text(json.dumps({"scutum_license_key": key}))
     with_key.chmod(0o600)
     samples: dict[str, list[float]] = {"activate": [], "wait": [], "without": [], "with": []}
-    without = testbed.playbook("playbooks/install.yml", hosts)
+    reference = build / "day_one_without_license.yml"
+    reference.write_text(yaml.safe_dump(without_license()))
+    without = testbed.playbook(str(reference), hosts)
     noop = [*testbed.playbook("playbooks/day_one.yml", hosts), "-e", f"@{with_key}"]
     try:
         testbed.clones([HOST])
@@ -69,7 +83,7 @@ def main() -> None:
             "workers": 1,
             "connections": 20,
             "activate": "whole process of scutum-ops license-activate on the host, without the wait for a revalidation",
-            "reference": "playbooks/install.yml on the same host, interleaved with playbooks/day_one.yml",
+            "reference": "playbooks/day_one.yml without the role, interleaved with all of it",
         },
         samples,
     )
