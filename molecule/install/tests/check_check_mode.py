@@ -13,7 +13,7 @@ def test_a_repository_without_what_it_needs_is_refused() -> None:
         "day_one.yml", scutum_install_engine="repository", scutum_install_engine_repository={"uri": "http://x"}
     )
     assert none.rc != 0 and "scutum_install_engine_repository is not set" in none.flat, none.out[-2000:]
-    assert half.rc != 0 and "scutum_install_engine_repository lacks suite, key" in half.flat, half.out[-2000:]
+    assert half.rc != 0 and "scutum_install_engine_repository lacks key, suite" in half.flat, half.out[-2000:]
     assert "Nothing was changed" in half.flat
 
 
