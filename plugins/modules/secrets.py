@@ -168,7 +168,8 @@ def main() -> None:
             if before:
                 refuse(
                     [
-                        f"the secrets of {installation.directory} come from {before.source}, scutum_secrets_source is {source}"
+                        f"the secrets of {installation.directory} come from {before.source}: set scutum_secrets_source to it again, "
+                        "and scutum_secrets_injection: env_file to have them in config/.env"
                     ]
                 )
             return {"changed": False, "changes": [], "keys": [], "injection": "env_file"}
