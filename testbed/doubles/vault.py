@@ -22,6 +22,8 @@ class Vault:
     def __init__(self, root_token: str) -> None:
         self.tokens: dict[str, str] = {root_token: "root"}
         self.roles: dict[str, str] = {}
+        # By method and role: the JWT that is accepted; a certificate is checked by TLS, which a double does not speak.
+        self.logins: dict[str, str] = {}
         self.kv2: dict[str, list[dict[str, Any] | None]] = {}
         self.kv1: dict[str, dict[str, Any]] = {}
         # Policy of a token that AppRole gave: paths below which it may read.
@@ -45,6 +47,8 @@ class Vault:
             return FAULTS[self.fault]
         if path == "/v1/auth/approle/login" and method == "POST":
             return self._approle(body)
+        if path in ("/v1/auth/jwt/login", "/v1/auth/cert/login") and method == "POST":
+            return self._login(path.split("/")[3], body)
         policy = self.tokens.get(headers.get("X-Vault-Token", ""))
         if policy is None:
             return 403, {"errors": ["permission denied"]}
@@ -60,6 +64,19 @@ class Vault:
     def _approle(self, body: Any) -> tuple[int, Any]:
         if self.roles.get(str(body.get("role_id"))) != str(body.get("secret_id")):
             return 400, {"errors": ["invalid role or secret ID"]}
+        return self._give_token()
+
+    def _login(self, method: str, body: Any) -> tuple[int, Any]:
+        wanted = self.logins.get(f"{method}:{body.get('role') or body.get('name')}")
+        if wanted is None or wanted != str(body.get("jwt") or ""):
+            return 400, {
+                "errors": [
+                    "error validating token: invalid audience (aud) claim" if method == "jwt" else "invalid certificate"
+                ]
+            }
+        return self._give_token()
+
+    def _give_token(self) -> tuple[int, Any]:
         token = "hvs." + secrets.token_urlsafe(24)
         self.tokens[token] = "reader"
         return 200, {"auth": {"client_token": token, "lease_duration": 3600, "renewable": True, "policies": ["reader"]}}
@@ -67,6 +84,9 @@ class Vault:
     def _kv2(self, method: str, place: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
         versions = self.kv2.setdefault(place, [])
         if method in ("POST", "PUT"):
+            wanted = (body.get("options") or {}).get("cas")
+            if wanted is not None and wanted != len(versions):
+                return 400, {"errors": ["check-and-set parameter did not match the current version"]}
             versions.append(dict(body["data"]))
             return 200, {"data": {"version": len(versions)}}
         if method == "DELETE" and versions:

@@ -557,6 +557,9 @@ def test_the_services_ask_for_their_key() -> None:
     assert api("GET", "/health").status == 200
     assert api("POST", path, {}).status == 401
     assert api("POST", path, {}, X_Service_Key="wrong").status == 401
+    # Before any route: a path that does not exist asks for the key, too.
+    assert api("GET", "/no-such-path", X_Service_Key="wrong").status == 401
+    assert api("GET", "/no-such-path", X_Service_Key=E("SCUTUM_SERVICE_KEY", "")).status == 404
     assert api("POST", path, {}, X_Service_Key=E("SCUTUM_SERVICE_KEY", "")).status < 400
 
 
