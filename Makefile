@@ -51,11 +51,11 @@ lint static sanity unit newest contract: ## one part of the tests
 	@$(TEST_VENV)
 	@exec $(PY) tests/run.py test --part $@
 
-bench: ## NAME=install: bench/install.py, figures in build/bench/install.json
-	@test -n "$(NAME)" || { echo "make bench NAME=<one of: $(basename $(notdir $(filter-out bench/_%,$(wildcard bench/*.py))))>" >&2; exit 2; }
+bench: ## NAME=install: bench/bench_install.py, figures in build/bench/install.json
+	@test -n "$(NAME)" || { echo "make bench NAME=<one of: $(patsubst bench/bench_%.py,%,$(wildcard bench/bench_*.py))>" >&2; exit 2; }
 	@$(VENV)
 	@mkdir -p build/bench
-	@exec $(PY) bench/$(NAME).py
+	@exec $(PY) bench/bench_$(NAME).py
 
 clean: ## forget logs and results; .cache and .venv stay
 	rm -rf build

@@ -1,4 +1,4 @@
-"""For bench/<name>.py: times whole commands and writes build/bench/<name>.json. It measures and asserts nothing."""
+"""For bench/bench_<name>.py: times whole commands and writes build/bench/<name>.json. It measures and asserts nothing."""
 
 from __future__ import annotations
 

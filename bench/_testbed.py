@@ -1,4 +1,4 @@
-"""For bench/<name>.py: hosts of the testbed, with the demo's variables, and playbooks against them."""
+"""For bench/bench_<name>.py: hosts of the testbed, with the demo's variables, and playbooks against them."""
 
 from __future__ import annotations
 

@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
+import uuid
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +19,8 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 INVENTORY = os.environ.get("SCENARIO_INVENTORY", "")
+# Beside Molecule's inventory: what playbooks printed, and their fact cache.
+OUTPUTS = Path(INVENTORY or "/nonexistent").parent.parent / "outputs"
 
 
 @dataclass
@@ -89,6 +93,21 @@ class Host:
         except urllib.error.HTTPError as error:
             return Answer(error.code, error.read().decode())
 
+    def serves(self, api_key: str) -> bool:
+        """Whether login and a completion succeed with a key."""
+        body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": str(uuid.uuid4())}]}
+        try:
+            login = self.http(8086, "/auth/login", {"api_key": api_key}, timeout=5)
+            return login.status == 200 and self.http(4000, "/v1/chat/completions", body, api_key).status == 200
+        except OSError:
+            return False
+
+    def reboot(self) -> None:
+        """Stop and start; its address may be another one."""
+        for words in (("stop", "-t", "60"), ("start",)):
+            subprocess.run(["docker", *words, self.name], check=True, capture_output=True)
+        self.__dict__.pop("address", None)
+
     def env(self) -> dict[str, str]:
         """config/.env."""
         lines = self.run(f"cat {self.directory}/config/.env").splitlines()
@@ -131,13 +150,16 @@ def bed(*arguments: str) -> str:
 
 
 def playbook(name: str, *options: str, **extra: Any) -> Run:
-    """Run a playbook of the collection against the scenario's inventory; extra arguments are variables."""
-    return Run(*_finish(start_playbook(name, *options, **extra)))
+    """Run a playbook of the collection against the scenario's inventory; extra arguments are variables.
 
-
-def _finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    It speaks as loudly as it can, and what it says is kept: leaks/test_leaks.py searches it at the end.
+    """
+    process = start_playbook(name, *options, **extra)
     out = process.communicate(timeout=900)[0]
-    return process.returncode, out
+    OUTPUTS.mkdir(parents=True, exist_ok=True)
+    # What comes before shows the command line, and so the variables of the test itself.
+    (OUTPUTS / f"{time.time_ns()}-{Path(name).stem}.txt").write_text(out.partition("PLAY [")[2])
+    return Run(process.returncode, out)
 
 
 def start_playbook(name: str, *options: str, **extra: Any) -> subprocess.Popen[str]:
@@ -149,6 +171,10 @@ def start_playbook(name: str, *options: str, **extra: Any) -> subprocess.Popen[s
     for name in ("ANSIBLE_CONFIG", "ANSIBLE_FORCE_COLOR"):
         environment.pop(name, None)
     environment["ANSIBLE_NOCOLOR"] = "1"
+    environment["ANSIBLE_VERBOSITY"] = "4"
+    environment["ANSIBLE_DIFF_ALWAYS"] = "true"
+    environment["ANSIBLE_CACHE_PLUGIN"] = "jsonfile"
+    environment["ANSIBLE_CACHE_PLUGIN_CONNECTION"] = str(OUTPUTS / "facts")
     environment["ANSIBLE_HOST_KEY_CHECKING"] = "false"
     environment["ANSIBLE_COLLECTIONS_PATH"] = str(REPO / ".cache/collections")
     environment["PATH"] = f"{BIN}:{environment['PATH']}"
@@ -156,82 +182,3 @@ def start_playbook(name: str, *options: str, **extra: Any) -> subprocess.Popen[s
         command, cwd=REPO, env=environment, text=True, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-
-
-def assert_no_leaks(host: Host, output: str, canaries: dict[str, str]) -> None:
-    """The one search for secrets: in what Ansible printed, in the journal and logs, in processes, in files.
-
-    Args:
-        output: what runs printed, as verbose as they come.
-        canaries: name to value; the values of config/.env are added.
-    """
-    secrets = {k: v for k, v in host.env().items() if re.search(r"KEY|PASSWORD|SECRET", k) and len(v) >= 8} | canaries
-    assert canaries.items() <= secrets.items() and len(secrets) >= 4
-    found = [f"{name} in Ansible's output" for name, value in secrets.items() if value in output]
-    # The mode env_file promises: config/.env, and what the engine keeps of the containers' environment; nothing else.
-    search = (
-        "cat > /run/canaries; "
-        f"grep -rlFf /run/canaries {host.directory} /etc /var/log /tmp /var/tmp /root /home /usr/local "
-        f"--exclude-dir=guard 2>/dev/null | grep -v '^{host.directory}/config/.env$'; "
-        "journalctl -q --no-pager 2>/dev/null | grep -qFf /run/canaries && echo the journal; "
-        "grep -lFf /run/canaries /proc/[0-9]*/cmdline 2>/dev/null | grep -v /proc/$$; rm -f /run/canaries; true"
-    )
-    found += host.run(search, stdin="\n".join(secrets.values()) + "\n").splitlines()
-    assert not found, f"secrets leaked: {found}"
-
-
-def nothing_at_rest(host: Host, canaries: dict[str, str]) -> dict[str, list[str]]:
-    """Where secrets lie on a host's disks and in what its engine tells, by canary: the test says which places are right.
-
-    Searched: every file outside tmpfs, the engine's own files and the containers' writable layers (layers of images left out),
-    `docker inspect` of everything, `docker compose config`, the journal, arguments of processes, and environments as another user.
-    """
-    # A value of several words is looked for by its first, which is the recognisable one.
-    needles = {name: value.split()[0] for name, value in canaries.items()}
-    host.run("cat > /run/needles.json", stdin=json.dumps({"needles": needles, "directory": host.directory}))
-    host.run("cat > /run/search.py", stdin=_SEARCH)
-    out = host.run("python3 /run/search.py; rm -f /run/needles.json /run/search.py")
-    return {name: sorted(places) for name, places in json.loads(out).items() if places}
-
-
-_SEARCH = r"""
-import json, os, subprocess
-given = json.load(open("/run/needles.json"))
-needles = {name: value.encode() for name, value in given["needles"].items()}
-found = {name: [] for name in needles}
-
-def look(place, data):
-    for name, needle in needles.items():
-        if needle in data:
-            found[name].append(place)
-
-def shell(command):
-    return subprocess.run(["bash", "-c", command], stdin=subprocess.DEVNULL, capture_output=True).stdout
-
-uppers = shell("docker inspect -f '{{.GraphDriver.Data.UpperDir}}' $(docker ps -aq)").decode().split()
-skip = {"/proc", "/sys", "/dev", "/run", "/var/lib/docker/overlay2"}
-for top in ["/", *uppers]:
-    for folder, folders, names in os.walk(top):
-        folders[:] = [name for name in folders if os.path.join(folder, name) not in skip]
-        for name in names:
-            path = os.path.join(folder, name)
-            try:
-                if os.path.isfile(path) and not os.path.islink(path):
-                    with open(path, "rb") as handle:
-                        look(path, handle.read())
-            except OSError:
-                pass
-told = {
-    "docker inspect": "docker inspect $(docker ps -aq) $(docker images -q) $(docker volume ls -q) $(docker network ls -q)",
-    "docker compose config": "cd %s && docker compose --env-file config/.env -f scutum-ops.compose.yaml --profile '*' config"
-    % given["directory"],
-    "the journal": "journalctl -q --no-pager",
-    "process arguments": "cat /proc/[0-9]*/cmdline",
-    "environments as another user": "setpriv --reuid=65534 --regid=65534 --clear-groups cat /proc/[0-9]*/environ",
-}
-for place, command in told.items():
-    data = shell(command)
-    assert data or place == "environments as another user", place
-    look(place, data)
-print(json.dumps(found))
-"""

@@ -63,6 +63,21 @@ class AdminApi:
         self._token = str(data["access_token"])
         return self._token
 
+    def accepts_key(self) -> bool:
+        """Whether it lets SCUTUM_API_KEY in."""
+        return self._verdict(self._request("POST", "/auth/login", {"api_key": self._api_key}), "POST /auth/login")
+
+    def accepts_token(self, token: str) -> bool:
+        """Whether it takes a token for one of its own."""
+        path = "/api/v1/audit-logs?limit=1"
+        return self._verdict(self._request("GET", path, None, {"Authorization": "Bearer " + token}), f"GET {path}")
+
+    @staticmethod
+    def _verdict(answer: http.Response, call: str) -> bool:
+        if answer.status in (200, 401, 403):
+            return answer.status == 200
+        raise ScutumError(f"admin-api: {call} answered {answer.status}: {_detail(answer)}")
+
     def health(self) -> bool:
         """Whether the process answers. It says nothing about the database: use `audit_logs` for that."""
         try:

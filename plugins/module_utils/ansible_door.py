@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -20,6 +21,15 @@ def mask_only(module: Any, secrets: Iterable[str]) -> None:
     The parameter itself stays hidden.
     """
     module.no_log_values = {value for value in secrets if len(value) >= 6}
+
+
+def texts(given: dict[str, Any]) -> dict[str, str]:
+    """A dict of secrets as texts; what YAML or a lookup made of a JSON text becomes one again."""
+    return {
+        str(key): json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+        for key, value in given.items()
+        if value is not None
+    }
 
 
 def installed(installation: Any) -> None:

@@ -16,7 +16,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from . import licence, licence_activation, licence_watch, metrics, secret_fetch, verification
+from . import (
+    licence,
+    licence_activation,
+    licence_watch,
+    metrics,
+    secret_ages,
+    secret_fetch,
+    secret_rotation,
+    verification,
+)
 from .errors import ScutumError, as_error
 from .installation import Installation
 
@@ -84,6 +93,41 @@ def fetch_secrets(installation: Installation, arguments: argparse.Namespace) -> 
     )
 
 
+def rotate_secrets(installation: Installation, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any], str]:
+    """Rotate secrets and prove it; or finish what an earlier run began."""
+    given = json.load(sys.stdin) if arguments.settings == "-" else {}
+    request = secret_rotation.Request(
+        names=[] if arguments.resume else [name for name in arguments.names.split(",") if name],
+        api_key_confirmed=arguments.api_key_confirmed,
+        only_due=arguments.only_due,
+        due_days=_days(arguments),
+        given=given.get("source"),
+        writer=given.get("writer") or None,
+        timeout=arguments.timeout,
+    )
+    result = secret_rotation.rotate(
+        installation, request, lambda line: print(line, file=sys.stderr, flush=True), arguments.check
+    )
+    return True, result, "\n".join(result["text"])
+
+
+def show_ages(installation: Installation, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any], str]:
+    """How old each secret is, and when it is due."""
+    found = secret_ages.Record(installation.private).ages(_days(arguments))
+    result = {"secrets": found, "open_rotation": secret_rotation.open_rotation(installation)}
+    return (
+        not any(item["due"] for item in found),
+        result,
+        "\n".join(secret_ages.text(found) or ["nothing was recorded yet"]),
+    )
+
+
+def _days(arguments: argparse.Namespace) -> dict[str, int]:
+    return secret_ages.days(
+        {name: days for name, unused, days in (text.partition("=") for text in arguments.due or [])}
+    )
+
+
 # What runs before there is an installation.
 EARLY = frozenset({"secrets-fetch"})
 
@@ -93,6 +137,8 @@ JOBS: dict[str, Callable[[Installation, argparse.Namespace], tuple[bool, dict[st
     "license-activate": activate_license,
     "license-watch": watch_license,
     "secrets-fetch": fetch_secrets,
+    "secrets-rotate": rotate_secrets,
+    "secrets-age": show_ages,
 }
 
 
@@ -124,6 +170,21 @@ def main(argv: list[str] | None = None) -> int:
     )
     job.add_argument("--deadline", type=float, default=0, help="seconds for which a silent source is asked again")
     job.add_argument("--settings", default="", help="-: try other settings, from standard input, and keep none of them")
+    job = jobs.add_parser("secrets-rotate", help="rotate secrets and prove it; goes on where an earlier run stopped")
+    job.add_argument("names", nargs="?", default="", help=f"of {', '.join(secret_ages.ROTATED)}, separated by commas")
+    job.add_argument("--resume", action="store_true", help="only finish what an earlier run began")
+    job.add_argument(
+        "--api-key-confirmed", action="store_true", help="yes, all applications will get a new SCUTUM_API_KEY"
+    )
+    job.add_argument("--only-due", action="store_true", help="leave out what is not due")
+    job.add_argument("--due", action="append", metavar="NAME=DAYS", help="days after which one is due; may be repeated")
+    job.add_argument("--timeout", type=float, default=300, help="seconds for services to be healthy again")
+    job.add_argument("--check", action="store_true", help="only say what would be done")
+    job.add_argument(
+        "--settings", default="", help="-: the source's settings from standard input, as the role gives them"
+    )
+    job = jobs.add_parser("secrets-age", help="how old each secret is, and when it is due")
+    job.add_argument("--due", action="append", metavar="NAME=DAYS", help="days after which one is due; may be repeated")
     arguments = parser.parse_args(argv)
     installation = Installation(arguments.dir)
     try:

@@ -137,6 +137,38 @@ class Database:
             listed = ", ".join("'" + str(uuid.UUID(item)) + "'" for item in ids)
             self.query(f"UPDATE public.licenses SET is_active = false WHERE is_active AND id IN ({listed})")
 
+    def set_password(self, verifier: str) -> None:
+        """Give the product's role a password, as a SCRAM verifier: the password itself is in no log and in no statistics."""
+        role = '"' + self.user.replace('"', '""') + '"'
+        self.query(f"ALTER ROLE {role} PASSWORD '{verifier}'", timeout=60)
+
+    def password_works(self, password: str) -> bool:
+        """Whether the server lets the product's role in with a password, asked over the network from a container of its own.
+
+        Inside the server's container the image trusts everybody. The password goes through standard input.
+        """
+        engine, project = self.installation.engine, self.installation.project
+        server = self.installation.compose().containers(project).get("postgres")
+        networks = sorted((server or {}).get("NetworkSettings", {}).get("Networks") or {})
+        if server is None or not networks:
+            raise ScutumError("Postgres: its container does not run", next_step=self._look())
+        script = (
+            'IFS= read -r PGPASSWORD; export PGPASSWORD; exec psql -X -w -h postgres -U "$1" -d "$2" -Atc "SELECT 1"'
+        )
+        run = ("run", "--rm", "-i", "--network", networks[0], "--entrypoint", "sh", str(server["Image"]))
+        result = engine.run(
+            *run, "-c", script, "sh", self.user, self.name, stdin=password + "\n", timeout=60,
+            environment=clean_environment({"PGCONNECT_TIMEOUT": "10"}),
+        )  # fmt: skip
+        if result.rc == 0 and result.out.strip() == "1":
+            return True
+        if "password authentication failed" in result.err:
+            return False
+        raise ScutumError(
+            f"Postgres: a login over the network failed ({result.rc}): {result.err.replace(password, '…').strip()[-300:]}",
+            next_step=self._look(),
+        )
+
     def size(self) -> int:
         """Bytes of the database."""
         return int(self.query("SELECT pg_database_size(current_database())")[0][0])

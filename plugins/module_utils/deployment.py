@@ -23,6 +23,8 @@ from .errors import ScutumError
 from .files import ensure_directory, read_text, write_file
 from .installation import Installation
 from .project import Change, Project, Settings
+from .secret_ages import Record
+from .secret_rotation import open_rotation
 
 
 @dataclass
@@ -44,6 +46,14 @@ class Request:
 @contextlib.contextmanager
 def _staged(installation: Installation, request: Request, check: bool) -> Iterator[tuple[Project, list[str]]]:
     """The project of a request with its bundle and config/.env in place (in check mode: in a directory on a tmpfs)."""
+    begun = open_rotation(installation)
+    if begun and not check:
+        raise ScutumError(
+            f"a rotation of {', '.join(begun)} was interrupted: which value is in force is not settled",
+            left="nothing was changed",
+            next_step="run playbooks/secrets.yml, which finishes it (or rotate_secrets.yml with scutum_rotate_credential, if a "
+            "credential of its own writes into the source)",
+        )
     version = request.settings.version
     changes = []
     with contextlib.ExitStack() as cleanup:
@@ -70,8 +80,9 @@ def _staged(installation: Installation, request: Request, check: bool) -> Iterat
             )
         # In a file they are the operator's values; at runtime they have no place in it.
         from_source = store.values() if store.settings() else {}
-        held = from_source if store.runtime() else {}
-        wanted = request.env if store.runtime() else {**from_source, **request.env}
+        env_file.refuse_both(request.env, from_source)
+        held = env_file.secrets_of(from_source) if store.runtime() else {}
+        wanted = {**{key: value for key, value in from_source.items() if key not in held}, **request.env}
         planned, keys = env_file.plan(today, template, wanted, profiles, held)
         if check:
             path = os.path.join(scratch, "env")
@@ -143,6 +154,10 @@ def converge(installation: Installation, request: Request, check: bool = False) 
             done = stack.apply(installation, request.timeout)
             actions, guard = done["actions"], done["guard"]
             installation.save_state(version=request.settings.version, target=None)
+            Record(installation.private).note(installation.secrets_in_force())
+            if not installation.store().runtime():
+                # Only now does no container start with a file from the tmpfs any more.
+                changes += secret_unit.remove(installation)
         changes += [f"{service}: {action}" for service, action in sorted(actions.items())]
         if guard or window:
             changes.append("schema window (litellm, admin-api and all else that writes stop for it)")
@@ -168,15 +183,17 @@ def remove(installation: Installation, data: bool, check: bool = False) -> list[
         removed = [f"container {name}" for name in sorted(compose.containers(project))]
         removed += [f"job {job.unit}" for job in jobs]
         # With its data the source is forgotten; else the same secrets open the data again.
-        removed += [secret_unit.NAME] if data and store.settings() else []
+        removed += [secret_unit.fetch_unit(installation)] if data and store.settings() else []
         if data:
             removed += [f"volume {name}" for name in sorted(volumes)] + [installation.directory]
         if check or not removed:
             return removed
         for job in jobs:
             schedule.remove(job)
+        if data:
+            secret_unit.remove_resume(installation)
         if data and store.settings():
-            secret_unit.remove()
+            secret_unit.remove(installation)
             shutil.rmtree(store.directory, ignore_errors=True)
         compose.must("--profile", "*", "down", *(["--volumes"] if data else []), timeout=300)
         if data:

@@ -77,6 +77,11 @@ _NOT_SECRET = frozenset(
     ]
 )
 
+_LIKE_A_SECRET = re.compile(r"KEY|PASSWORD|SECRET|TOKEN|WEBHOOK")
+
+# Our own notes in the file (secret_store.MARK).
+_OURS = "SCUTUM_OPS_"
+
 # RFC 3986: what can stand in the user part of a URL without encoding, less what a shell takes for its own. DATABASE_URL is
 # built by plain interpolation.
 _URL_UNSAFE = re.compile(r"[^A-Za-z0-9._~+=!*,-]")
@@ -131,6 +136,17 @@ class EnvFile:
         self.lines = kept
         return True
 
+    def update(self, values: dict[str, str]) -> bool:
+        """Give several keys their values; true when that changes something."""
+        return bool([key for key, value in values.items() if self.set(key, value)])
+
+    def drop(self, keys: list[str]) -> bool:
+        """Take the lines of some keys away; true when there were some."""
+        kept = [line for line in self.lines if not ((match := _LINE.match(line)) and match.group(1) in keys)]
+        changed = len(kept) != len(self.lines)
+        self.lines = kept
+        return changed
+
     def render(self) -> str:
         """The text of the file."""
         return "\n".join(self.lines) + "\n"
@@ -142,7 +158,9 @@ class EnvFile:
 
 def secrets_of(values: dict[str, str]) -> dict[str, str]:
     """Those of some values that must never be shown."""
-    return {key: value for key, value in values.items() if value and key not in _NOT_SECRET}
+    return {
+        key: value for key, value in values.items() if value and key not in _NOT_SECRET and not key.startswith(_OURS)
+    }
 
 
 def hidden_of(variables: dict[str, Any]) -> list[str]:
@@ -185,6 +203,13 @@ def problem_with(key: str, value: str) -> str | None:
     return None
 
 
+def problems_in_file(values: dict[str, str]) -> list[str]:
+    """Why values cannot stand in config/.env; never a value."""
+    names = [key for key in values if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key)]
+    problems = [f"{key} is not the name of a variable: letters, digits and _ only" for key in names]
+    return problems + [text for key, value in sorted(values.items()) if (text := problem_with(key, value))]
+
+
 def problems_of_source(values: dict[str, str]) -> list[str]:
     """Why values from a source cannot be used, whatever way they take; never a value.
 
@@ -195,6 +220,8 @@ def problems_of_source(values: dict[str, str]) -> list[str]:
         unsafe = _URL_UNSAFE.search(value) if key in ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB") else None
         if "CHANGE-ME" in value or value in REFUSED_VALUES.get(key, ()) or unsafe:
             problems.append(problem_with(key, value) or key)
+        elif key in FIXED and value != value.strip():
+            problems.append(f"{key} begins or ends with white space (a line break that echo added?)")
         elif "\0" in value:
             problems.append(f"{key} holds a null character, which no environment can")
         elif key in ("JWT_SECRET_KEY", "INTERNAL_SERVICE_KEY") and len(value.encode()) < 32:
@@ -236,6 +263,17 @@ def refuse(problems: list[str]) -> None:
         )
 
 
+def refuse_both(wanted: dict[str, str], from_source: dict[str, str]) -> None:
+    """Refuse a key that two places give."""
+    both = sorted(wanted.keys() & from_source.keys())
+    if both:
+        raise ScutumError(
+            "; ".join(f"{key} is set in scutum_env and in the source of secrets" for key in both),
+            left="nothing was changed",
+            next_step="take it out of one of them",
+        )
+
+
 def plan(
     existing: str | None,
     template: str,
@@ -264,6 +302,10 @@ def plan(
     problems = []
     changed = []
     held = held or {}
+    # Before anything is set: what a line cannot hold would be read back as something else.
+    unfit = problems_in_file({key: value for key, value in wanted.items() if value and key not in OWNED})
+    if result.drop([key + ending for key in held for ending in ("_PREVIOUS", "_NEXT")]):
+        changed.append("what a rotation kept")
     for key in sorted(held):
         current = today.get(key, "")
         if current and current != held[key] and not (first or problem_with(key, current)):
@@ -285,10 +327,10 @@ def plan(
                 f"{key} in scutum_env differs from config/.env: an install never changes it, since the running data "
                 "depends on it; remove it from scutum_env"
             )
-        elif result.set(key, value):
+        elif not unfit and result.set(key, value):
             changed.append(key)
     for key, make in GENERATED.items():
-        if key in held:
+        if key in held or (held and key == "GRAFANA_ADMIN_PASSWORD"):
             continue
         current = result.get(key)
         if first and key not in wanted and (not current or problem_with(key, current)):
@@ -301,11 +343,14 @@ def plan(
         elif not first and not current and key == "GRAFANA_ADMIN_PASSWORD" and _has_grafana(profiles):
             result.set(key, make())
             changed.append(key)
+    if held:
+        problems += _left_in_file(result, held, profiles, changed)
     for key, value in sorted(result.as_dict().items()):
         problem = None if key in held else problem_with(key, value)
         if problem and (value or key in REFUSED_VALUES):
             problems.append(problem)
-    there = result.as_dict().keys() | held.keys()
+    problems = list(dict.fromkeys([*unfit, *problems]))
+    there = result.as_dict().keys() | held.keys() | wanted.keys()
     missing = sorted(k for k in REFUSED_VALUES if k != "GRAFANA_ADMIN_PASSWORD" and k not in there)
     problems.extend(f"{key} is missing" for key in missing)
     if problems:
@@ -321,6 +366,26 @@ def plan(
             next_step=f"{first_step}correct scutum_env, or config/.env on the host, and run the playbook again",
         )
     return result, sorted(set(changed))
+
+
+def _left_in_file(result: EnvFile, held: dict[str, str], profiles: str, changed: list[str]) -> list[str]:
+    """What would still lie in the file although secrets come another way."""
+    if not _has_grafana(profiles) and "GRAFANA_ADMIN_PASSWORD" not in held and result.get("GRAFANA_ADMIN_PASSWORD"):
+        # Made at every first install, and used by nobody.
+        result.set("GRAFANA_ADMIN_PASSWORD", "")
+        changed.append("GRAFANA_ADMIN_PASSWORD")
+    left = [
+        key
+        for key in secrets_of(result.as_dict())
+        if key not in held and key != "LICENSE_KEY" and _LIKE_A_SECRET.search(key)
+    ]
+    if _has_grafana(profiles) and not held.get("GRAFANA_ADMIN_PASSWORD"):
+        left.append("GRAFANA_ADMIN_PASSWORD")
+    return [
+        f"{key} is not in the source of secrets, and would still lie in config/.env: write it into the source, and take it out "
+        "of scutum_env (or empty it in config/.env when nobody needs it)"
+        for key in dict.fromkeys(left)
+    ]
 
 
 def _has_grafana(profiles: str) -> bool:

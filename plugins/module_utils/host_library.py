@@ -9,17 +9,20 @@ Standard-library parts lie in one directory; third-party parts live in one isola
 from __future__ import annotations
 
 import ast
+import json
 import os
 import sys
 from typing import Any
 
-from .engine import run
+from .engine import clean_environment, run
 from .errors import ScutumError
 from .files import ensure_directory, read_text, sha256_bytes, write_file
 
 PACKAGE = "scutum_ops"
 # What the command line imports, directly or not: the library without the parts that only Ansible needs.
 _ENTRY = "cli"
+
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy")
 
 _COMMAND = """#!/bin/sh
 # Written by scutum.ops (role _host_library).
@@ -107,3 +110,38 @@ def _must(command: list[str], likely: str) -> None:
             left="the library is installed, its isolated environment is not",
             next_step="correct the cause and run the playbook again",
         )
+
+
+def call(command: str, directory: str, words: list[str], given: Any = None, timeout: float = 120) -> dict[str, Any]:
+    """Run a job of the host's command line for a module that needs third-party parts; its result, or its failure as ours.
+
+    Args:
+        given: passed as JSON on standard input, where nobody sees it.
+        timeout: seconds.
+    """
+    done = run(
+        [command, "--dir", directory, "--json", *words],
+        stdin=None if given is None else json.dumps(given),
+        # A cloud's client may need the way out that this host has.
+        environment=clean_environment({name: os.environ[name] for name in _PROXIES if name in os.environ}),
+        timeout=timeout,
+    )
+    if done.rc == 124:
+        raise ScutumError(
+            f"{command} {words[0]} took longer than {timeout:.0f} s, and was ended",
+            left="what was begun is finished or undone by the next run",
+            next_step="run the playbook again",
+        )
+    try:
+        result = dict(json.loads(done.out))
+    except ValueError as error:
+        raise ScutumError(
+            f"{command} said nothing that can be read ({done.rc}): {done.err.strip()[-300:]}",
+            left="what was begun is finished or undone by the next run",
+            next_step="run playbooks/secrets.yml, which installs it",
+        ) from error
+    if done.rc != 0:
+        what, unused, after = str(result.get("error")).partition("\nNext: ")
+        said, unused, left = what.partition("\nState: ")
+        raise ScutumError(said, left=left, next_step=after)
+    return result

@@ -137,6 +137,11 @@ class Installation:
         """A secret, from config/.env or from the source; empty when there is none."""
         return self.env().get(key) or self.store().values().get(key, "")
 
+    def secrets_in_force(self) -> dict[str, str]:
+        """Every secret that services run with or get at their next start; what only a rotation keeps is left out."""
+        held = {**self.env().secrets(), **(self.store().values() if self.store().runtime() else {})}
+        return {key: value for key, value in held.items() if not key.endswith(("_PREVIOUS", "_NEXT"))}
+
     def redact(self, text: str) -> str:
         """Text without the values that are secret."""
         return redact(text, {**self.env().secrets(), **self.store().values()})

@@ -231,7 +231,7 @@ def _apply(installation: Installation, token: Token, found: Survey, steps: dict[
         write_file(installation.path(compose_module.ENV_FILE), env.render(), 0o600)
     if "recreate" in steps:
         _keep(installation, found.container_key, found.rows)
-        stack.recreate(installation, "admin-api", request.timeout)
+        stack.recreate(installation, ["admin-api"], request.timeout)
         if _foreign(licence.container_key(licence.container(installation)), token):
             raise ScutumError(
                 f"admin-api's container still has another {ENV_KEY}, although {compose_module.ENV_FILE} has none",

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 
 from . import http_client as http
+from .errors import ScutumError
 
 
 @dataclass
@@ -40,6 +41,13 @@ class LiteLLM:
             return http.request("GET", self.base_url + "/health/liveliness", timeout=5).status == 200
         except http.NoAnswer:
             return False
+
+    def accepts_key(self) -> bool:
+        """Whether it lets SCUTUM_API_KEY in; without a database it refuses a wrong key with 400."""
+        answer = http.request("GET", self.base_url + "/v1/models", headers=self._headers, deadline=self.deadline)
+        if answer.status in (200, 400, 401, 403):
+            return answer.status == 200
+        raise ScutumError(f"litellm: GET /v1/models answered {answer.status}: {answer.text[:200]}")
 
     def models(self) -> list[str]:
         """Names of the models that it offers."""

@@ -20,10 +20,11 @@ from typing import Any
 from . import compose as compose_module
 from . import images, litellm_config, override, release, secret_injection, secret_sources, stack
 from .compose import Compose
-from .env_file import EnvFile
+from .env_file import EnvFile, secrets_of
 from .errors import ScutumError
 from .files import ensure_directory, read_text, sha256_bytes, write_file
 from .installation import Installation
+from .secret_store import MARK
 
 # From the bundle to its place in the directory, as the vendor's installer puts them, with the mode.
 PLACES = {
@@ -77,6 +78,7 @@ class Project:
         self._release: dict[str, Any] | None = None
         # In force before config/.env says so: the version and the profiles that are being switched to.
         self._ahead = {"SCUTUM_VERSION": settings.version, "COMPOSE_PROFILES": self.profiles()}
+        self._marks: dict[str, str] = {}
 
     def _compose(self, *more: str) -> Compose:
         vendor = os.path.join(self.bundle, compose_module.VENDOR_FILE)
@@ -129,16 +131,18 @@ class Project:
         with self._together(self.override_text(config_sha256, {})) as together:
             raw, model = together.raw_model(), together.model()
         # Nothing may have been fetched yet in check mode.
-        keys = set(store.values()) or set(secret_sources.REQUIRED)
+        keys = set(secrets_of(store.values())) or set(secret_sources.REQUIRED)
         services = {name: raw["services"][name] for name in model["services"]}
         known = dict(self.installation.state().get("image_users", {}))
         users = secret_injection.users(engine, model, known)
         if not check and self.installation.managed():
             self.installation.save_state(image_users=known)
         places = secret_injection.places({"services": services}, keys, users)
-        marks = store.marks(self._plain(), places) if store.values() else {}
+        # Ahead of config/.env, like the version: what Compose would do with them is asked before it is written.
+        self._marks = store.marks(self._plain(), places) if store.values() else {}
+        self._ahead |= self._marks
         files = {name: store.file(name) for name in places}
-        injected = secret_injection.override(engine, raw, model, places, files, marks)
+        injected = secret_injection.override(engine, raw, model, places, files)
         return self.override_text(config_sha256, injected), places
 
     @contextlib.contextmanager
@@ -193,7 +197,7 @@ class Project:
             # What config/.env will name before it is true.
             installation.save_state(target=self.settings.version)
         store = installation.store()
-        if places and store.save_places(places, check):
+        if (places or store.places()) and store.save_places(places, check):
             change.files.append("places of secrets")
         if places and not check:
             # Before any container is recreated, and known to the next start of the host already.
@@ -218,7 +222,9 @@ class Project:
         values = {"SCUTUM_VERSION": self.settings.version, "COMPOSE_FILE": compose_module.MERGED_FILE}
         if self.profiles() or env.get("COMPOSE_PROFILES"):
             values["COMPOSE_PROFILES"] = self.profiles()
-        return [key for key, value in values.items() if env.set(key, value)]
+        stale = [key for key in env.as_dict() if key.startswith(MARK) and key not in self._marks]
+        gone = stale if env.drop(stale) else []
+        return [key for key, value in {**values, **self._marks}.items() if env.set(key, value)] + gone
 
     def _baked(self, image: str, check: bool) -> dict[str, Any]:
         """The image's own LiteLLM configuration; in check mode, before the image is there, nothing."""

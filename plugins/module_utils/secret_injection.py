@@ -15,6 +15,7 @@ from .engine import Engine
 from .errors import ScutumError
 from .images import references
 from .interpolation import escape, variables
+from .secret_store import mark_variable
 
 TARGET = "/run/scutum-secrets"
 LABEL = "ops.scutum.secrets"
@@ -69,7 +70,6 @@ def override(
     model: dict[str, Any],
     found: dict[str, dict[str, Any]],
     files: dict[str, str],
-    marks: dict[str, str],
 ) -> dict[str, Any]:
     """The additions to the Compose override.
 
@@ -78,7 +78,6 @@ def override(
         model: the same, interpolated: the images' names.
         found: what `places` returned.
         files: path on the host by service.
-        marks: a text by service that changes when its secrets do: Compose then recreates it, and only it.
     """
     images = engine.images(list(references(model).values()))
     services: dict[str, Any] = {}
@@ -107,6 +106,7 @@ def override(
                     "bind": {"create_host_path": False},
                 }
             ],
-            "labels": {LABEL: marks.get(name, "")},
+            # Compose recreates a service whose mark is another one, and only it.
+            "labels": {LABEL: f"${{{mark_variable(name)}:-}}"},
         }
     return {"services": services}

@@ -9,25 +9,30 @@ Nothing of it is on a disk but the source's own credential. After a reboot the u
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import os
-import secrets as random
+import re
 import shlex
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import ScutumError
 from .files import ensure_directory, read_text, write_file
 from .interpolation import interpolate
+from .secret_ages import Marks
+from .secret_sources import GIVEN, Source
 
 RUNTIME = "/run/scutum-ops"
 # Below the installation's private directory, 0600.
 SETTINGS = "secrets.json"
 CREDENTIAL = "secrets-credential.json"
 PLACES = "secrets-places.json"
-_LABEL_KEY = "secrets-label.key"
+ROTATION = "secrets-rotation.json"
+# Postgres takes its password from the environment when it makes its cluster, and never again: a new one is no reason to recreate it.
+_READ_ONCE = {"postgres": frozenset({"POSTGRES_PASSWORD"})}
+# Variables of config/.env that hold the services' marks: Compose recreates a service whose mark is another one.
+MARK = "SCUTUM_OPS_MARK_"
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,20 @@ class Store:
         found = self._kept(SETTINGS)
         return Settings(found["source"], found["options"], found["injection"]) if found else None
 
+    def source(self) -> Source | None:
+        """The source that is kept; None when config/.env is all there is."""
+        settings = self.settings()
+        return Source(settings.source, settings.options, self.credential()) if settings else None
+
+    def forget(self, check: bool = False) -> list[str]:
+        """Keep nothing of a source any more: config/.env is all there is; names of what was (or would be) taken away."""
+        paths = [os.path.join(self.private, name) for name in (SETTINGS, CREDENTIAL, PLACES)]
+        found = [path for path in [*paths, self.directory] if os.path.exists(path)]
+        if not check:
+            for path in found:
+                shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+        return [os.path.basename(path) for path in found]
+
     def runtime(self) -> bool:
         """Whether services get their secrets from the tmpfs."""
         settings = self.settings()
@@ -74,9 +93,10 @@ class Store:
         """Keep where the secrets come from, and the source's credential; names of what was (or would be) changed."""
         if not check:
             ensure_directory(self.private, 0o700)
-        texts = {
+        texts: dict[str, dict[str, Any]] = {
             SETTINGS: {"source": settings.source, "options": settings.options, "injection": settings.injection},
-            CREDENTIAL: credential,
+            # Of source file it would be the values.
+            CREDENTIAL: {} if settings.source in GIVEN else credential,
         }
         return [
             name
@@ -134,6 +154,13 @@ class Store:
             plain: config/.env, for variables that are no secrets.
         """
         self._refuse_disk()
+        if not self.values():
+            # The variables' defaults would do, which are the vendor's published ones.
+            raise ScutumError(
+                f"{self.directory} holds no secrets: nothing was fetched since the host started",
+                left="no service's file was written",
+                next_step="scutum-ops secrets-fetch says why",
+            )
         ensure_directory(os.path.join(self.directory, "services"), 0o700)
         changed = []
         for service, content in self.render(plain, places).items():
@@ -149,23 +176,23 @@ class Store:
     def render(self, plain: dict[str, str], places: dict[str, dict[str, Any]]) -> dict[str, str]:
         """The text of each service's file: what a shell reads back as it was, whatever a value holds."""
         values = {**plain, **self.values()}
-        return {
-            service: "".join(
-                f"export {name}={shlex.quote(interpolate(text, values))}\n"
-                for name, text in sorted(place["environment"].items())
-            )
-            for service, place in places.items()
-        }
+        return {service: _exports(place["environment"], values) for service, place in places.items()}
 
     def marks(self, plain: dict[str, str], places: dict[str, dict[str, Any]]) -> dict[str, str]:
-        """A mark by service that changes with its secrets and tells nothing about them: keyed with a key of this host."""
-        path = os.path.join(self.private, _LABEL_KEY)
-        key = read_text(path)
-        if key is None:
-            key = random.token_hex(32)
-            if os.path.isdir(self.private):
-                write_file(path, key, 0o600)
-        return {
-            service: hmac.new(key.encode(), content.encode(), hashlib.sha256).hexdigest()[:16]
-            for service, content in self.render(plain, places).items()
-        }
+        """By variable of config/.env, a mark of each service that changes with its secrets and tells nothing about them."""
+        values, marks = {**plain, **self.values()}, Marks(self.private)
+        found = {}
+        for service, place in places.items():
+            once = _READ_ONCE.get(service, frozenset())
+            texts = {name: text for name, text in place["environment"].items() if name not in once}
+            found[mark_variable(service)] = marks.of(_exports(texts, values))
+        return found
+
+
+def mark_variable(service: str) -> str:
+    """The variable of config/.env with a service's mark."""
+    return MARK + re.sub(r"[^A-Z0-9]", "_", service.upper())
+
+
+def _exports(texts: dict[str, str], values: dict[str, str]) -> str:
+    return "".join(f"export {name}={shlex.quote(interpolate(text, values))}\n" for name, text in sorted(texts.items()))

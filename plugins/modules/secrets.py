@@ -26,19 +26,27 @@ attributes:
 options:
   source:
     description:
-      - Where the secrets are. V(generated) and V(file) leave them to C(config/.env).
+      - Where the secrets are. V(generated) leaves them to C(config/.env); V(file) takes them from O(credential).
     type: str
-    choices: [generated, file, hashi_vault]
+    choices: [generated, aws_secrets_manager, file, gcp_secret_manager, hashi_vault, sops]
     required: true
   options:
     description:
-      - Of the source, no secret among them. V(hashi_vault) has C(url), C(path), C(mount), C(kv_version), C(version), C(namespace),
-        C(ca_file), C(auth) (token, approle, jwt, cert), C(auth_mount), C(role), C(cert_file), C(key_file).
+      - Of the source, no secret among them.
+      - V(hashi_vault) has C(url), C(path), C(mount), C(kv_version), C(version), C(namespace), C(ca_file), C(auth) (token, approle, jwt,
+        cert), C(auth_mount), C(role), C(cert_file), C(key_file).
+      - V(aws_secrets_manager) has C(region), C(secret_id) or C(prefix), C(version_stage), C(endpoint_url).
+      - V(gcp_secret_manager) has C(project), C(secret) or C(prefix), C(version), C(endpoint).
+      - V(sops) has C(path) (on the host) or C(content) (the encrypted text), C(format) (dotenv, json, yaml), C(binary).
     type: dict
     default: {}
   credential:
     description:
-      - The source's own credential, kept 0600 below C(.scutum-ops). V(hashi_vault) has C(token), C(role_id) and C(secret_id), or C(jwt).
+      - The source's own credential, kept 0600 below C(.scutum-ops).
+      - V(hashi_vault) has C(token), C(role_id) and C(secret_id), or C(jwt); V(aws_secrets_manager) has C(access_key_id),
+        C(secret_access_key), C(session_token), or none on an instance with a role; V(gcp_secret_manager) has C(service_account), or none;
+        V(sops) has C(age_key), or AWS's for a KMS.
+      - For V(file) these are the secrets themselves, by their names in C(config/.env), and are kept there.
     type: dict
     default: {}
   injection:
@@ -96,17 +104,22 @@ duration:
   type: float
 """
 
-import json
 import os
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.scutum.ops.plugins.module_utils import ansible_door, secret_sources, secret_store, secret_unit
-from ansible_collections.scutum.ops.plugins.module_utils.engine import run
+from ansible_collections.scutum.ops.plugins.module_utils import (
+    ansible_door,
+    secret_rotation,
+    secret_sources,
+    secret_store,
+    secret_unit,
+)
 from ansible_collections.scutum.ops.plugins.module_utils.errors import ScutumError
+from ansible_collections.scutum.ops.plugins.module_utils.host_library import call
 from ansible_collections.scutum.ops.plugins.module_utils.installation import Installation
 
 UNTOUCHED = "nothing was changed"
+RESUME = ("secrets-rotate", "--resume")
 
 
 def refuse(problems: list[str]) -> None:
@@ -117,31 +130,13 @@ def refuse(problems: list[str]) -> None:
         )
 
 
-def fetch(command: str, directory: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Have the host's own command fetch with these settings: the clients are in its environment."""
-    done = run(
-        [command, "--dir", directory, "--json", "secrets-fetch", "--settings", "-"],
-        stdin=json.dumps(settings),
-        timeout=120,
-    )
-    try:
-        result = dict(json.loads(done.out))
-    except ValueError as error:
-        what = f"{command} said nothing that can be read ({done.rc}): {done.err.strip()[-300:]}"
-        raise ScutumError(what, left=UNTOUCHED, next_step="run playbooks/secrets.yml, which installs it") from error
-    if done.rc != 0:
-        what, unused, after = str(result.get("error")).partition("\nNext: ")
-        raise ScutumError(what.partition("\nState: ")[0], left=UNTOUCHED, next_step=after)
-    return result
-
-
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
             "directory": {"type": "path", "required": True},
-            "source": {"type": "str", "choices": ["generated", "file", "hashi_vault"], "required": True},
-            "options": {"type": "dict", "default": {}},
+            "source": {"type": "str", "choices": list(secret_sources.NAMES), "required": True},
+            "options": {"type": "dict", "default": {}, "no_log": True},
             "credential": {"type": "dict", "default": {}, "no_log": True},
             "injection": {"type": "str", "choices": ["auto", "runtime", "env_file"], "default": "auto"},
             "start_deadline": {"type": "int", "default": 900},
@@ -150,47 +145,64 @@ def main() -> None:
         supports_check_mode=True,
     )
     given = module.params
-    credential = {key: str(value) for key, value in given["credential"].items()}
-    ansible_door.mask_only(module, credential.values())
+    credential = ansible_door.texts(given["credential"])
+    # A file that should have been encrypted and is not would be shown with the arguments, and logged with them (no_log).
+    ansible_door.mask_only(module, [*credential.values(), str(given["options"].get("content", ""))])
     installation = Installation(given["directory"])
     store = installation.store()
 
     def work() -> dict[str, object]:
         source, injection = given["source"], given["injection"]
-        if source not in secret_sources.SOURCES:
-            if injection == "runtime":
-                refuse(
-                    [
-                        f"scutum_secrets_injection is runtime, but {source} cannot be asked again after a reboot: use env_file"
-                    ]
-                )
-            before = store.settings()
-            if before:
-                refuse(
-                    [
-                        f"the secrets of {installation.directory} come from {before.source}: set scutum_secrets_source to it again, "
-                        "and scutum_secrets_injection: env_file to have them in config/.env"
-                    ]
-                )
-            return {"changed": False, "changes": [], "keys": [], "injection": "env_file"}
-        refuse(secret_sources.SOURCES[source].problems(given["options"], credential))
+        if source in secret_sources.GIVEN and injection == "runtime":
+            refuse(
+                [
+                    f"scutum_secrets_injection is runtime, but {source} cannot be asked again after a reboot: use env_file"
+                ]
+            )
+        if source != "generated":
+            refuse(secret_sources.Source(source, given["options"], credential).problems())
         if given["start_deadline"] < 1:
             refuse(["scutum_secrets_start_deadline has to be at least 1 (seconds)"])
-        settings = secret_store.Settings(source, given["options"], "runtime" if injection == "auto" else injection)
+        asked = {"source": source, "options": given["options"], "credential": credential}
+        changes = finish(asked)
+        if source == "generated":
+            return {**stay_in_file(changes), "keys": [], "injection": "env_file"}
+        way = ("env_file" if source in secret_sources.GIVEN else "runtime") if injection == "auto" else injection
+        settings = secret_store.Settings(source, given["options"], way)
         if module.check_mode and not os.path.exists(given["command"]):
-            return {"changed": True, "changes": [secret_store.SETTINGS], "keys": [], "injection": settings.injection}
+            return {"changed": True, "changes": [secret_store.SETTINGS], "keys": [], "injection": way}
         keys: list[str] = []
         if not module.check_mode:
-            asked = {"source": source, "options": given["options"], "credential": credential}
-            keys = list(fetch(given["command"], installation.directory, asked)["keys"])
-        changes = store.configure(settings, credential, module.check_mode)
-        if settings.injection == "runtime":
+            words = ["secrets-fetch", "--settings", "-"]
+            keys = list(call(given["command"], installation.directory, words, {**asked, "injection": way})["keys"])
+        changes += store.configure(settings, credential, module.check_mode)
+        if way == "runtime":
             changes += secret_unit.ensure(
                 installation, source, given["command"], given["start_deadline"], module.check_mode
             )
-        else:
-            changes += secret_unit.remove(module.check_mode)
-        return {"changed": bool(changes), "changes": changes, "keys": keys, "injection": settings.injection}
+        return {"changed": bool(changes), "changes": changes, "keys": keys, "injection": way}
+
+    def finish(asked: dict[str, object]) -> list[str]:
+        begun = secret_rotation.open_rotation(installation)
+        if not begun:
+            return []
+        if not module.check_mode:
+            if store.runtime() and not store.values():
+                call(given["command"], installation.directory, ["secrets-fetch", "--deadline", "1"])
+            call(given["command"], installation.directory, [*RESUME, "--settings", "-"], {"source": asked}, 1500)
+        return [f"the rotation of {', '.join(begun)} that was interrupted"]
+
+    def stay_in_file(changes: list[str]) -> dict[str, object]:
+        before = store.settings()
+        if before and before.source != "file":
+            refuse(
+                [
+                    f"the secrets of {installation.directory} come from {before.source}: set scutum_secrets_source to it again, "
+                    "and scutum_secrets_injection: env_file to have them in config/.env"
+                ]
+            )
+        changes += store.forget(module.check_mode) if before else []
+        return {"changed": bool(changes), "changes": changes}
 
     ansible_door.run(module, work)
 

@@ -26,7 +26,7 @@ class Vault:
         self.logins: dict[str, str] = {}
         self.kv2: dict[str, list[dict[str, Any] | None]] = {}
         self.kv1: dict[str, dict[str, Any]] = {}
-        # Policy of a token that AppRole gave: paths below which it may read.
+        # Policies of tokens that a login gave: paths below which a reader may read, and a writer (a role_id that begins so) write as well.
         self.readable = ("secret/data/scutum", "kv1/scutum", "ns/secret/data/scutum")
         self.fault = "none"
         self.reads = 0
@@ -54,7 +54,8 @@ class Vault:
             return 403, {"errors": ["permission denied"]}
         namespace = (headers.get("X-Vault-Namespace") or "").strip("/")
         place = (namespace + "/" if namespace else "") + path.removeprefix("/v1/")
-        if policy != "root" and not (method == "GET" and place.startswith(self.readable)):
+        allowed = method == "GET" or policy == "writer"
+        if policy != "root" and not (allowed and place.startswith(self.readable)):
             return 403, {"errors": ["1 error occurred:\n\t* permission denied\n\n"]}
         if place.startswith("auth/approle/role/") and method == "POST":
             self.roles[str(body["role_id"])] = str(body["secret_id"])
@@ -64,7 +65,7 @@ class Vault:
     def _approle(self, body: Any) -> tuple[int, Any]:
         if self.roles.get(str(body.get("role_id"))) != str(body.get("secret_id")):
             return 400, {"errors": ["invalid role or secret ID"]}
-        return self._give_token()
+        return self._give_token("writer" if str(body["role_id"]).startswith("writer") else "reader")
 
     def _login(self, method: str, body: Any) -> tuple[int, Any]:
         wanted = self.logins.get(f"{method}:{body.get('role') or body.get('name')}")
@@ -76,10 +77,10 @@ class Vault:
             }
         return self._give_token()
 
-    def _give_token(self) -> tuple[int, Any]:
+    def _give_token(self, policy: str = "reader") -> tuple[int, Any]:
         token = "hvs." + secrets.token_urlsafe(24)
-        self.tokens[token] = "reader"
-        return 200, {"auth": {"client_token": token, "lease_duration": 3600, "renewable": True, "policies": ["reader"]}}
+        self.tokens[token] = policy
+        return 200, {"auth": {"client_token": token, "lease_duration": 3600, "renewable": True, "policies": [policy]}}
 
     def _kv2(self, method: str, place: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
         versions = self.kv2.setdefault(place, [])
@@ -164,7 +165,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8200)
-    parser.add_argument("--root-token", default="root")
+    parser.add_argument("--root-token", default="canary-root-token-1b7e")
     given = parser.parse_args()
     Server(given.root_token, given.port).serve_forever()
 

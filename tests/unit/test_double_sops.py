@@ -43,7 +43,7 @@ HARD = {
     "RETURN": ("a\r", "a\r"),
     "OPEN_unencrypted": ("seen", "seen"),
 }
-PLAIN = "# note\n\n" + "".join(f"{key}={written}\n" for key, (written, _) in HARD.items())
+PLAIN = "# note\n\n" + "".join(f"{key}={written}\n" for key, (written, unused) in HARD.items())
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def test_version_is_the_first_word_after_the_name(sops: Sops) -> None:
 def test_hard_values_come_back(sops: Sops, identity: Any) -> None:
     file = sops.encrypt(PLAIN, identity)
     assert "s3cret" not in file.read_text() and "note" not in file.read_text() and "=seen\n" in file.read_text()
-    assert sops.values(file, identity) == {key: value for key, (_, value) in HARD.items()}
+    assert sops.values(file, identity) == {key: value for key, (unused, value) in HARD.items()}
     # As dotenv it is the file that was given, without its empty lines.
     assert sops("-d", str(file), SOPS_AGE_KEY=str(identity)).stdout == PLAIN.replace("\n\n", "\n")
 
@@ -287,4 +287,4 @@ def test_sops_age_reads_what_the_double_writes(double: Sops, identity: Any, stra
         ["node", "-e", script, str(file)], cwd=sops_age, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {**{key: value for key, (_, value) in HARD.items()}, "ADDED": "later"}
+    assert json.loads(done.stdout) == {**{key: value for key, (unused, value) in HARD.items()}, "ADDED": "later"}

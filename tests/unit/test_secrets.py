@@ -1,15 +1,13 @@
 # Copyright (c) 2026, scutum.ops maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Secrets from a source: interpolation, files that a shell reads back, what each failure says, the double of Vault by hvac."""
+"""Secrets on a host: interpolation, files that a shell reads back, what may stand where, ages, a verifier that Postgres knows."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,9 @@ import pytest
 from ansible_collections.scutum.ops.plugins.module_utils import (
     env_file,
     override,
+    scram,
+    secret_ages,
     secret_injection,
-    secret_sources,
     secret_store,
 )
 from ansible_collections.scutum.ops.plugins.module_utils.errors import ScutumError
@@ -96,16 +95,31 @@ def test_a_services_file_is_read_back_by_a_shell_whatever_it_holds(tmp_path: Pat
 def test_a_mark_changes_with_the_secret_and_tells_nothing(tmp_path: Path) -> None:
     store = secret_store.Store(str(tmp_path), "p")
     store.directory = str(tmp_path)
-    places = {"s": {"user": 0, "environment": {"N": "${K}"}}, "other": {"user": 0, "environment": {"M": "${L}"}}}
+    one, other = secret_store.mark_variable("admin-api"), secret_store.mark_variable("other")
+    places = {
+        "admin-api": {"user": 0, "environment": {"N": "${K}"}},
+        "other": {"user": 0, "environment": {"M": "${L}"}},
+    }
     (tmp_path / "values.json").write_text('{"K": "one", "L": "x"}')
     first = store.marks({}, places)
-    assert store.marks({}, places) == first
+    assert store.marks({}, places) == first and one == "SCUTUM_OPS_MARK_ADMIN_API"
     (tmp_path / "values.json").write_text('{"K": "two", "L": "x"}')
     second = store.marks({}, places)
-    assert second["s"] != first["s"] and second["other"] == first["other"]
+    assert second[one] != first[one] and second[other] == first[other]
     elsewhere = secret_store.Store(str(tmp_path / "host2"), "p")
     elsewhere.directory = str(tmp_path)
-    assert elsewhere.marks({}, places)["s"] != second["s"], "another host has another key"
+    assert elsewhere.marks({}, places)[one] != second[one], "another host has another key"
+
+
+def test_a_new_password_does_not_recreate_postgres(tmp_path: Path) -> None:
+    store = secret_store.Store(str(tmp_path), "p")
+    store.directory = str(tmp_path)
+    places = {name: {"user": 0, "environment": {"POSTGRES_PASSWORD": "${P}"}} for name in ("postgres", "other")}
+    (tmp_path / "values.json").write_text('{"P": "one"}')
+    first = store.marks({}, places)
+    (tmp_path / "values.json").write_text('{"P": "two"}')
+    second = store.marks({}, places)
+    assert {name for name in first if first[name] != second[name]} == {"SCUTUM_OPS_MARK_OTHER"}
 
 
 MODEL = {
@@ -142,12 +156,13 @@ def test_each_service_gets_just_its_keys_and_runs_what_it_ran() -> None:
         "LITELLM_MASTER_KEY",
         "DATABASE_URL",
     }
-    made = secret_injection.override(engine, MODEL, MODEL, places, {"litellm": "/run/x"}, {"litellm": "m"})
+    made = secret_injection.override(engine, MODEL, MODEL, places, {"litellm": "/run/x"})
     service = made["services"]["litellm"]
     assert service["entrypoint"][2:] == ['. /run/scutum-secrets && exec "$$@"', "scutum", "python3", "-m", "entrypoint"]
+    assert service["labels"] == {"ops.scutum.secrets": "${SCUTUM_OPS_MARK_LITELLM:-}"}
     assert service["command"] == ["--port", "4000"] and set(service["environment"].values()) == {""}
     del MODEL["services"]["litellm"]["command"]
-    made = secret_injection.override(engine, MODEL, MODEL, places, {"litellm": "/run/x"}, {})
+    made = secret_injection.override(engine, MODEL, MODEL, places, {"litellm": "/run/x"})
     assert made["services"]["litellm"]["command"] == ["x"], "the image's own, which an entrypoint would drop"
     text = override.build(MODEL, secrets=made)
     assert "us-east-1" not in text and ":?" not in text and "ppp" not in text
@@ -190,112 +205,76 @@ def test_config_env_with_secrets_elsewhere() -> None:
         env_file.plan(today, template, {"SCUTUM_API_KEY": "sk-x"}, "", VALUES)
 
 
-ROOT = "hvs.root-canary-51c7"
+DAY = 86400.0
 
 
-@pytest.fixture(name="vault")
-def fixture_vault() -> Iterator[Any]:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "testbed/doubles"))
-    import vault
-
-    server = vault.Server(ROOT, slow=1.5)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def url(vault: Any) -> str:
-    return f"http://127.0.0.1:{vault.server_port}"
-
-
-def test_the_double_keeps_to_what_hvac_expects(vault: Any) -> None:
-    import hvac
-    import hvac.exceptions
-
-    root = hvac.Client(url=url(vault), token=ROOT)
-    kv2 = root.secrets.kv.v2
-    kv2.create_or_update_secret(path="scutum/a", secret={"K": "1"}, mount_point="secret")
-    kv2.create_or_update_secret(path="scutum/a", secret={"K": "2"}, mount_point="secret")
-    read = kv2.read_secret_version
-    assert read(path="scutum/a", mount_point="secret", raise_on_deleted_version=True)["data"]["data"] == {"K": "2"}
-    old = read(path="scutum/a", mount_point="secret", version=1, raise_on_deleted_version=True)
-    assert old["data"]["data"] == {"K": "1"} and old["data"]["metadata"]["version"] == 1
-    for wanted in ({"path": "none"}, {"path": "scutum/a", "version": 9}):
-        with pytest.raises(hvac.exceptions.InvalidPath):
-            read(mount_point="secret", raise_on_deleted_version=True, **wanted)
-    root.secrets.kv.v1.create_or_update_secret(path="scutum/b", secret={"K": "3"}, mount_point="kv1")
-    assert root.secrets.kv.v1.read_secret(path="scutum/b", mount_point="kv1")["data"] == {"K": "3"}
-    vault.vault.roles["r"] = "s"
-    reader = hvac.Client(url=url(vault))
-    reader.auth.approle.login(role_id="r", secret_id="s")
-    assert reader.secrets.kv.v2.read_secret_version(
-        path="scutum/a", mount_point="secret", raise_on_deleted_version=True
-    )
-    with pytest.raises(hvac.exceptions.Forbidden):
-        reader.secrets.kv.v2.read_secret_version(path="other", mount_point="secret", raise_on_deleted_version=True)
-    with pytest.raises(hvac.exceptions.Forbidden):
-        reader.secrets.kv.v2.create_or_update_secret(path="scutum/a", secret={"K": "9"}, mount_point="secret")
-    with pytest.raises(hvac.exceptions.InvalidRequest):
-        hvac.Client(url=url(vault)).auth.approle.login(role_id="r", secret_id="wrong")
-    spaced = hvac.Client(url=url(vault), token=ROOT, namespace="ns")
-    with pytest.raises(hvac.exceptions.InvalidPath):
-        spaced.secrets.kv.v2.read_secret_version(path="scutum/a", mount_point="secret", raise_on_deleted_version=True)
-    vault.vault.fault = "sealed"
-    assert root.seal_status["sealed"] is True
-    with pytest.raises(hvac.exceptions.VaultDown):
-        read(path="scutum/a", mount_point="secret", raise_on_deleted_version=True)
-
-
-def ask(vault: Any, timeout: float = 5, credential: dict[str, str] | None = None, **options: Any) -> dict[str, str]:
-    settings = {"url": url(vault), "path": "scutum/production"} | options
-    return secret_sources.read("hashi_vault", settings, credential or {"token": ROOT}, timeout)
-
-
-def test_vault_is_asked_once_for_all_keys(vault: Any) -> None:
-    vault.vault.kv2["secret/data/scutum/production"] = [{**VALUES, "JWT_SECRET_KEY": "o" * 64}, {**VALUES, "EMPTY": ""}]
-    vault.vault.kv2["ns/secret/data/scutum/production"] = [{**VALUES, "N": "in the namespace"}]
-    vault.vault.kv1["kv1/scutum/production"] = VALUES
-    vault.vault.roles["r"] = "s"
-    assert ask(vault) == VALUES and vault.vault.reads == 1
-    assert ask(vault, version=1)["JWT_SECRET_KEY"] == "o" * 64
-    assert ask(vault, kv_version=1, mount="kv1") == VALUES
-    assert ask(vault, namespace="ns")["N"] == "in the namespace"
-    assert ask(vault, auth="approle", credential={"role_id": "r", "secret_id": "s"}) == VALUES
-
-
-@pytest.mark.parametrize(
-    ("fault", "options", "words"),
-    [
-        ("none", {"path": "scutum/none"}, "secret/scutum/none: there is no such secret (404)"),
-        ("denied", {}, "may not read it (403)"),
-        ("sealed", {}, "it is sealed (503)"),
-        ("slow", {}, "no answer within 1 s"),
-        ("closed", {}, "it cannot be reached (ConnectionError)"),
-        ("broken", {}, "InternalServerError"),
-        ("truncated", {}, "it cannot be reached"),
-        ("none", {"url": "http://127.0.0.1:9"}, "it cannot be reached"),
-        ("none", {}, "JWT_SECRET_KEY, POSTGRES_PASSWORD missing or empty"),
-    ],
-)
-def test_each_failure_names_source_and_path_and_no_value(
-    vault: Any, fault: str, options: dict[str, Any], words: str
-) -> None:
-    held = {key: f"canary-{value}" for key, value in VALUES.items()}
-    del held["POSTGRES_PASSWORD"]
-    vault.vault.kv2["secret/data/scutum/production"] = [{**held, "JWT_SECRET_KEY": ""}]
-    vault.vault.fault = fault
-    with pytest.raises(ScutumError) as error:
-        ask(vault, timeout=1, **options)
-    text = str(error.value)
-    assert words in text and "hashi_vault" in text and "canary" not in text and "State: nothing was changed" in text
-
-
-def test_settings_that_cannot_work_are_all_named() -> None:
-    problems = secret_sources.SOURCES["hashi_vault"].problems
-    assert len(problems({}, {})) == 3
-    assert problems({"url": "u", "path": "p", "auth": "approle"}, {"role_id": "r"}) == [
-        "scutum_secrets_credential.secret_id is missing (auth approle)"
+def test_the_record_knows_what_is_in_force_without_values(tmp_path: Path) -> None:
+    record = secret_ages.Record(str(tmp_path))
+    assert record.is_in_force("JWT_SECRET_KEY", "one") is None
+    assert record.note({"JWT_SECRET_KEY": "one", "OPENAI_API_KEY": "x"}, now=0) == ["JWT_SECRET_KEY", "OPENAI_API_KEY"]
+    assert record.note({"JWT_SECRET_KEY": "one", "OPENAI_API_KEY": "x"}, now=DAY) == []
+    assert record.is_in_force("JWT_SECRET_KEY", "one") is True and record.is_in_force("JWT_SECRET_KEY", "x") is False
+    texts = "".join(path.read_text() for path in tmp_path.iterdir())
+    assert "one" not in texts and (tmp_path / secret_ages.FILE).stat().st_mode & 0o777 == 0o600
+    ages = {item["key"]: item for item in record.ages(now=90 * DAY)}
+    assert ages["JWT_SECRET_KEY"]["due"] and ages["JWT_SECRET_KEY"]["due_at"] == "1970-04-01T00:00:00Z"
+    assert not ages["OPENAI_API_KEY"]["due"] and ages["OPENAI_API_KEY"]["due_at"] == ""
+    assert not [item for item in record.ages({"jwt": 91}, now=90 * DAY) if item["due"]]
+    assert not [item for item in record.ages({"jwt": 0}, now=900 * DAY) if item["due"]]
+    assert [item["key"] for item in record.ages({"OPENAI_API_KEY": 30}, now=30 * DAY) if item["due"]] == [
+        "OPENAI_API_KEY"
     ]
-    assert "none of approle, cert, jwt, token" in problems({"url": "u", "path": "p", "auth": "ldap"}, {})[0]
-    assert problems({"url": "u", "path": "p"}, {"token": "t"}) == []
+    # A value that comes back has its age again; a key that is gone is forgotten.
+    record.note({"JWT_SECRET_KEY": "two"}, now=91 * DAY)
+    record.note({"JWT_SECRET_KEY": "one"}, now=92 * DAY, since={"JWT_SECRET_KEY": 0})
+    assert [item["age_days"] for item in record.ages(now=92 * DAY)] == [92]
+
+
+def test_the_verifier_is_the_one_that_postgres_makes() -> None:
+    # Made by PostgreSQL 17: SET password_encryption='scram-sha-256'; CREATE ROLE r PASSWORD 'pencil'; SELECT rolpassword …
+    stored, server = "GjlKrYOQRPrY3p/zMNsezSA19nMz88NIvlS7bjUkufE=", "kiIllQBZ+m+nI3mYbv3micNHUSgWSHKEPOwl8yKZWzw="
+    made = f"SCRAM-SHA-256$4096:xGE1Q6iE2moa3vb5ruGNhQ==${stored}:{server}"
+    salt = made.split("$")[1].split(":")[1]
+    import base64
+
+    assert scram.verifier("pencil", base64.b64decode(salt)) == made
+    assert scram.verifier("pencil") != scram.verifier("pencil"), "a salt of its own"
+
+
+def test_nothing_secret_stays_in_a_file_beside_a_source_at_run_time() -> None:
+    template = "SCUTUM_API_KEY=\nGRAFANA_ADMIN_PASSWORD=CHANGE-ME\nPOSTGRES_USER=scutum\nLITELLM_PORT=4000\n"
+    fresh, unused = env_file.plan(None, template, {}, "", VALUES)
+    assert fresh.get("GRAFANA_ADMIN_PASSWORD") == "" and not fresh.secrets()
+    today = "GRAFANA_ADMIN_PASSWORD=made\nLITELLM_PORT=4000\n" + "".join(
+        f"{key}={value}\n" for key, value in VALUES.items()
+    )
+    moved, changed = env_file.plan(today + "JWT_SECRET_KEY_PREVIOUS=old\nJWT_SECRET_KEY_NEXT=new\n", "", {}, "", VALUES)
+    assert not moved.secrets() and "GRAFANA_ADMIN_PASSWORD" in changed and moved.get("LITELLM_PORT") == "4000"
+    for wanted, profiles, words in (
+        (
+            {"OPENAI_API_KEY": "canary"},
+            "",
+            "OPENAI_API_KEY is not in the source of secrets, and would still lie in config/.env",
+        ),
+        ({}, "observability", "GRAFANA_ADMIN_PASSWORD is not in the source"),
+    ):
+        with pytest.raises(ScutumError) as error:
+            env_file.plan(today, "", wanted, profiles, VALUES)
+        assert words in str(error.value) and "canary" not in str(error.value)
+    kept, unused = env_file.plan(today, "", {}, "observability", {**VALUES, "GRAFANA_ADMIN_PASSWORD": "made"})
+    assert not kept.secrets()
+
+
+def test_what_a_line_cannot_hold_is_refused_before_it_is_written() -> None:
+    today = "".join(f"{key}={value}\n" for key, value in VALUES.items())
+    wanted = {"OPENAI_API_KEY": "canary\nLICENSE_KEY=x", "tls/key": "canary", "N": " canary", "M": "a #canary"}
+    with pytest.raises(ScutumError) as error:
+        env_file.plan(today, "", wanted)
+    text = str(error.value)
+    assert "OPENAI_API_KEY must not hold white space" in text and "tls/key is not the name of a variable" in text
+    assert "N must not" in text and "M must not" in text and "canary" not in text
+    assert env_file.problems_of_source({**VALUES, "JWT_SECRET_KEY": "j" * 64 + "\n"}) == [
+        "JWT_SECRET_KEY begins or ends with white space (a line break that echo added?)"
+    ]
+    with pytest.raises(ScutumError, match="A is set in scutum_env and in the source of secrets"):
+        env_file.refuse_both({"A": "1"}, {"A": "2"})

@@ -5,15 +5,17 @@ from __future__ import annotations
 import email
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import leaks
 import pytest
 from aiosmtpd.controller import Controller
 from licensing import Licensed, expected, issue
-from scenario import BIN, REPO, assert_no_leaks
+from scenario import BIN, REPO
 
 INTERVAL = 5
 host = Licensed("scutum-license", INTERVAL)
@@ -63,6 +65,9 @@ def test_an_old_key_in_the_environment_does_not_come_back(workers: int) -> None:
     assert run.rc == 0, run.out[-3000:]
     assert "recreate admin-api, whose environment has another LICENSE_KEY; all else goes on serving" in run.flat
     assert recreated(before) == {"scutum-admin-api"} and host.env()["LICENSE_KEY"] == ""
+    after = host.containers()
+    host.run("cd /opt/scutum && ./scutum up")
+    assert host.containers() == after, "once is enough"
     time.sleep(INTERVAL + 2)
     assert host.served(80) == expected("business", 400 + workers)
     code, result = host.job(key)
@@ -279,4 +284,10 @@ def test_the_watch_is_taken_away_with_its_metrics() -> None:
 
 
 def test_no_token_lies_about() -> None:
-    assert_no_leaks(host, "\n".join(host.spoken), host.tokens)
+    assert not [name for name, token in host.tokens.items() if token in "\n".join(host.spoken)]
+    # The table's own files, dumps of it, what was taken out of an environment, and the environment that a test gave one.
+    allowed = re.compile(
+        r"/var/lib/docker/volumes/[^/]*postgres-data/|/opt/scutum/\.scutum-ops/(guard|replaced)/|/var/lib/docker/containers/|docker inspect"
+    )
+    found = {place for hits in leaks.places(host, host.tokens).values() for place in hits}
+    assert found and not [place for place in found if not allowed.match(place)]

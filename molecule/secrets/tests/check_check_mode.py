@@ -9,4 +9,6 @@ host = Host("scutum-secrets")
 
 def test_check_mode_left_the_host_bare() -> None:
     assert host.fails("test -e /opt/scutum") and host.fails("test -e /usr/local/lib/scutum-ops")
-    assert host.fails("ls -d /run/scutum-ops*") and host.fails("test -e /etc/systemd/system/scutum-ops-secrets.service")
+    assert host.fails("ls -d /run/scutum-ops*") and host.fails(
+        "test -e /etc/systemd/system/scutum-ops-secrets-scutum.service"
+    )
