@@ -58,6 +58,8 @@ class Sops:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "HOME": str(self.folder),
             "SOPS_DISABLE_VERSION_CHECK": "1",
+            # Where the double finds its packages, when they are not beside the interpreter.
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             **env,
         }
         done = subprocess.run(
