@@ -9,7 +9,7 @@ from pathlib import Path
 
 import leaks
 import sources
-from scenario import Host, Run, playbook
+from scenario import Host, Run, playbook, start_playbook
 
 host = Host("scutum-secrets")
 vault = sources.Vault("production", "approle")
@@ -114,6 +114,14 @@ def test_the_search_finds_what_is_left_lying_about() -> None:
     hits = leaks.places(host, CANARIES)
     host.run("rm /srv/forgotten")
     assert hits == {"JWT_SECRET_KEY": ["/srv/forgotten"]}
+
+
+def test_the_search_finds_a_task_that_leaks() -> None:
+    out = start_playbook("../molecule/secrets/leaking.yml").communicate(timeout=300)[0]
+    found = leaks.in_text(out, held().values())
+    assert len(found) >= 5 and not [value for value in held().values() if value in " ".join(found)], (
+        "and does not leak itself"
+    )
 
 
 def test_a_second_run_changes_nothing() -> None:
