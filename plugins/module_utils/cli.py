@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 from . import (
+    backup,
     licence,
     licence_activation,
     licence_watch,
     metrics,
+    restore_verification,
     secret_ages,
     secret_fetch,
     secret_rotation,
@@ -28,6 +33,16 @@ from . import (
 )
 from .errors import ScutumError, as_error
 from .installation import Installation
+
+
+def _ended(number: int, frame: object) -> None:
+    raise ScutumError(
+        "it was ended from outside (SIGTERM): a time-out, or the host shuts down", next_step="run it again"
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def verify(installation: Installation, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any], str]:
@@ -82,9 +97,7 @@ def watch_license(installation: Installation, arguments: argparse.Namespace) -> 
 def fetch_secrets(installation: Installation, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any], str]:
     """Have the secrets on the tmpfs: asked of the source, again and again until the deadline."""
     given = json.load(sys.stdin) if arguments.settings == "-" else None
-    result = secret_fetch.fetch(
-        installation, given, arguments.deadline, lambda line: print(line, file=sys.stderr, flush=True)
-    )
+    result = secret_fetch.fetch(installation, given, arguments.deadline, _say)
     services = ", ".join(result["services"]) or "none"
     return (
         True,
@@ -105,9 +118,7 @@ def rotate_secrets(installation: Installation, arguments: argparse.Namespace) ->
         writer=given.get("writer") or None,
         timeout=arguments.timeout,
     )
-    result = secret_rotation.rotate(
-        installation, request, lambda line: print(line, file=sys.stderr, flush=True), arguments.check
-    )
+    result = secret_rotation.rotate(installation, request, _say, arguments.check)
     return True, result, "\n".join(result["text"])
 
 
@@ -120,6 +131,53 @@ def show_ages(installation: Installation, arguments: argparse.Namespace) -> tupl
         result,
         "\n".join(secret_ages.text(found) or ["nothing was recorded yet"]),
     )
+
+
+def take_backup(installation: Installation, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any], str]:
+    """One backup into the store."""
+    if arguments.delay:
+        time.sleep(secrets.randbelow(int(arguments.delay) + 1))
+    result = backup.run(installation, arguments.metrics, _say)
+    lines = [
+        f"{result['id']}: {result['bytes'] / 2**20:.1f} MiB in {result['seconds']} s, {result['rows']} rows of {result['tables']} tables, "
+        f"in {result['where']}",
+        *(f"taken away: {name}" for name in result["removed"]),
+        *(f"WARNING: {text}" for text in result["warnings"]),
+    ]
+    return True, result, "\n".join(lines)
+
+
+def verify_restore(installation: Installation, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any], str]:
+    """The newest backup, or a named one, restored and compared."""
+    identity = installation.secret("SCUTUM_BACKUP_AGE_IDENTITY")
+    wanted = restore_verification.Settings(
+        max_age=arguments.max_age,
+        again=arguments.again,
+        name=arguments.name,
+        memory=arguments.memory,
+        spool=arguments.spool,
+        identities=[identity] if identity else [],
+    )
+    if arguments.check:
+        result = restore_verification.planned(installation, wanted)
+    else:
+        result = restore_verification.verify(installation, wanted, arguments.metrics, _say)
+    result["text"] = restore_verification.text(result)
+    if not result["ok"] and not arguments.check:
+        # For whoever reads the result as a failure.
+        result["error"] = "\n".join(result["text"])
+    return bool(result["ok"]) or arguments.check, result, "\n".join(result["text"])
+
+
+def show_backups(installation: Installation, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any], str]:
+    """Which backups there are."""
+    result = backup.info(installation)
+    lines = [
+        f"{item['id']}  {item['bytes'] / 2**20:10.1f} MiB  {'verified' if item['verified'] else ''}".rstrip()
+        for item in result["backups"]
+    ]
+    lines += [f"{name}  was begun and never finished: it counts for nothing" for name in result["incomplete"]]
+    return bool(result["backups"]), result, "\n".join(lines or [f"there is no backup in {result['where']}"])
 
 
 def _days(arguments: argparse.Namespace) -> dict[str, int]:
@@ -136,6 +194,9 @@ JOBS: dict[str, Callable[[Installation, argparse.Namespace], tuple[bool, dict[st
     "license": show_license,
     "license-activate": activate_license,
     "license-watch": watch_license,
+    "backup": take_backup,
+    "backup-info": show_backups,
+    "verify-restore": verify_restore,
     "secrets-fetch": fetch_secrets,
     "secrets-rotate": rotate_secrets,
     "secrets-age": show_ages,
@@ -165,6 +226,22 @@ def main(argv: list[str] | None = None) -> int:
     job.add_argument("--timeout", type=float, default=90, help="seconds for admin-api to answer")
     job = jobs.add_parser("license-watch", help="write the licence's metrics; send a warning that is due, once")
     job.add_argument("--metrics", default=metrics.DIRECTORY, help="directory for the metrics (default: %(default)s)")
+    job = jobs.add_parser("backup", help="take a backup into the store, and prune it")
+    job.add_argument("--metrics", default="", help="directory for the metrics")
+    job.add_argument("--delay", type=float, default=0, help="seconds by which the start is put off at random, at most")
+    jobs.add_parser("backup-info", help="which backups are there? changes nothing")
+    job = jobs.add_parser(
+        "verify-restore", help="restore the newest backup into a throwaway, and compare it with its manifest"
+    )
+    job.add_argument("--name", default="", help="of a backup (default: the newest)")
+    job.add_argument("--again", action="store_true", help="also one that was verified before")
+    job.add_argument(
+        "--max-age", type=float, default=36, help="hours; an older newest one is a failure (default: %(default)s)"
+    )
+    job.add_argument("--memory", default="2g", help="of the throwaway (default: %(default)s)")
+    job.add_argument("--spool", default="", help="directory for the dump while it is restored")
+    job.add_argument("--metrics", default="", help="directory for the metrics")
+    job.add_argument("--check", action="store_true", help="only say which one it would be")
     job = jobs.add_parser(
         "secrets-fetch", help="have the source's secrets on the tmpfs; runs before the engine at boot"
     )
@@ -186,12 +263,22 @@ def main(argv: list[str] | None = None) -> int:
     job = jobs.add_parser("secrets-age", help="how old each secret is, and when it is due")
     job.add_argument("--due", action="append", metavar="NAME=DAYS", help="days after which one is due; may be repeated")
     arguments = parser.parse_args(argv)
+    # A schedule's time-out and a host that shuts down: said like any failure, and cleaned up after.
+    signal.signal(signal.SIGTERM, _ended)
     installation = Installation(arguments.dir)
     try:
         if not installation.exists() and arguments.job not in EARLY:
             raise ScutumError(f"{installation.directory} holds no installation", next_step="name it with --dir")
         good, result, text = JOBS[arguments.job](installation, arguments)
-    except (ScutumError, OSError, UnicodeError, subprocess.SubprocessError) as problem:
+    except (
+        ScutumError,
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        ImportError,
+        subprocess.SubprocessError,
+    ) as problem:
         error = str(as_error(problem))
         good, result, text = False, {"ok": False, "error": error}, error
     print(json.dumps(result, sort_keys=True) if arguments.json else text)

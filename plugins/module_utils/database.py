@@ -9,6 +9,7 @@ handed around, and the client is of the server's version.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,11 +17,12 @@ import subprocess
 import tempfile
 import threading
 import uuid
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO, cast
 
-from .engine import clean_environment
+from .engine import Result, clean_environment
 from .errors import ScutumError
 from .installation import Installation
 
@@ -33,6 +35,76 @@ SELECT n.nspname, c.relname, c.relkind
  ORDER BY 1, 2
 """
 
+# Order of rows and partitions do not matter, and versions agree (measured on 15 and 17): the sum of hashes of whole rows. Types without
+# a hash of their own take the sum of a part of the MD5 of the row's text, which the settings of the session pin.
+_HASHED = (
+    "bool int2 int4 int8 float4 float8 numeric text varchar bpchar uuid date time timetz timestamp timestamptz interval jsonb inet cidr "
+    "macaddr bytea name oid char"
+)
+_COLUMNS = f"""
+SELECT encode(convert_to(n.nspname, 'UTF8'), 'hex'), encode(convert_to(c.relname, 'UTF8'), 'hex'),
+       bool_and(t.typname = ANY (string_to_array('{_HASHED}', ' '))
+         OR t.typcategory = 'A' AND e.typname = ANY (string_to_array('{_HASHED}', ' ')) OR t.typtype = 'e'),
+       max(CASE WHEN n.nspname = 'public' AND c.relname = 'audit_logs' AND a.attname = 'timestamp' THEN 1 ELSE 0 END)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+       JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type e ON e.oid = t.typelem
+ WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND a.attnum > 0 AND NOT a.attisdropped
+   AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
+ GROUP BY 1, 2 ORDER BY 1, 2
+"""
+# What a restore has to bring back beside rows: each object with its definition. Owners are left out: a restore may be another role's.
+_SCHEMA = """
+SELECT 'view ' || n.nspname || '.' || c.relname, pg_get_viewdef(c.oid)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('v', 'm') AND {own}
+UNION ALL
+SELECT 'index ' || n.nspname || '.' || c.relname, pg_get_indexdef(c.oid)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('i', 'I') AND {own}
+UNION ALL
+SELECT 'constraint ' || n.nspname || '.' || c.relname || '.' || k.conname, pg_get_constraintdef(k.oid)
+  FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {own}
+UNION ALL
+SELECT 'partition ' || n.nspname || '.' || c.relname, pg_get_expr(c.relpartbound, c.oid)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relispartition AND c.relkind IN ('r', 'p') AND {own}
+UNION ALL
+SELECT 'column ' || n.nspname || '.' || c.relname || '.' || a.attname,
+       format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END
+         || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), '')
+  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+       LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+ WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND {own}
+UNION ALL
+SELECT 'function ' || n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')', pg_get_functiondef(p.oid)
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE {own} AND p.prokind IN ('f', 'p')
+   AND NOT EXISTS (SELECT 1 FROM pg_depend x WHERE x.classid = 'pg_proc'::regclass AND x.objid = p.oid AND x.deptype = 'e')
+UNION ALL
+SELECT 'table ' || n.nspname || '.' || c.relname,
+       concat(c.relpersistence, ' ', c.relrowsecurity, ' ', c.relforcerowsecurity, ' ', pg_get_partkeydef(c.oid))
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND {own}
+UNION ALL
+SELECT 'policy ' || n.nspname || '.' || c.relname || '.' || y.polname, concat(y.polcmd, pg_get_expr(y.polqual, y.polrelid))
+  FROM pg_policy y JOIN pg_class c ON c.oid = y.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {own}
+UNION ALL
+SELECT 'enum ' || n.nspname || '.' || t.typname, string_agg(e.enumlabel, ',' ORDER BY e.enumsortorder)
+  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace JOIN pg_enum e ON e.enumtypid = t.oid WHERE {own} GROUP BY 1
+UNION ALL
+SELECT 'domain ' || n.nspname || '.' || t.typname,
+       concat(format_type(t.typbasetype, t.typtypmod), ' ', t.typnotnull, ' ', t.typdefault,
+         (SELECT string_agg(pg_get_constraintdef(k.oid), ' ' ORDER BY k.conname) FROM pg_constraint k WHERE k.contypid = t.oid))
+  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.typtype = 'd' AND {own}
+UNION ALL
+SELECT 'trigger ' || n.nspname || '.' || c.relname || '.' || t.tgname, pg_get_triggerdef(t.oid)
+  FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE NOT t.tgisinternal AND {own}
+UNION ALL
+SELECT 'extension ' || extname, 'installed' FROM pg_extension WHERE extname <> 'plpgsql'
+""".format(own="n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'")
+_SETTINGS = (
+    "SET timezone = 'UTC'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 1; "
+    "SET bytea_output = 'hex'; SET xmlbinary = 'base64'; SET search_path = ''; SELECT set_config(name, '0', false) FROM pg_settings "
+    "WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')"
+)
+
 # The product takes the first active one (vendor: _load_from_db in src/admin-api/license.py).
 _LICENCES = """
 SELECT json_build_object('id', id, 'fingerprint', encode(sha256(convert_to(license_key, 'UTF8')), 'hex'), 'tier', tier,
@@ -41,6 +113,90 @@ SELECT json_build_object('id', id, 'fingerprint', encode(sha256(convert_to(licen
          'created_at', extract(epoch FROM created_at), 'activated_by', activated_by)
   FROM public.licenses ORDER BY is_active DESC, expires_at DESC, created_at DESC
 """
+
+_PSQL = ("psql", "-X", "-q", "-At", "-F", "\x1f", "-v", "ON_ERROR_STOP=1", "-f", "-")
+_END = "-- end of answer --"
+
+
+class Snapshot:
+    """A session that sees one moment of the database. Its name is what pg_dump takes."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], problems: BinaryIO, redact: Callable[[str], str], look: str
+    ) -> None:
+        self.name = ""
+        self._process = process
+        self._problems = problems
+        self._redact = redact
+        self._look = look
+
+    def query(self, sql: str) -> list[list[str]]:
+        """Rows of one statement, every value as text; line breaks in a value would be taken for rows."""
+        sent, got = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
+        with contextlib.suppress(BrokenPipeError):
+            sent.write(f"{sql};\n\\echo {_END}\n".encode())
+            sent.flush()
+        rows: list[list[str]] = []
+        for raw in got:
+            line = raw.decode("utf-8", "replace").rstrip("\n")
+            if line == _END:
+                return rows
+            rows.append(line.split("\x1f"))
+        self._problems.seek(0)
+        why = self._problems.read().decode("utf-8", "replace").strip()[-400:]
+        raise ScutumError(
+            f"Postgres: {self._redact(why) or 'the session that held the snapshot was ended'}",
+            left="the database is as it was",
+            next_step=self._look,
+        )
+
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """By table: `rows`, `hash` (a number as text, equal for equal rows), `method` (of the hash), `newest` (of audit_logs)."""
+        found: dict[str, dict[str, Any]] = {}
+        for encoded_schema, encoded_name, hashed, audit in self.query(_COLUMNS):
+            schema, name = (bytes.fromhex(text).decode() for text in (encoded_schema, encoded_name))
+            quoted = ".".join('"' + part.replace('"', '""') + '"' for part in (schema, name))
+            method = "hash_record_extended" if hashed == "t" else "md5"
+            each = (
+                "hash_record_extended(ROW(t.*), 0)::numeric"
+                if hashed == "t"
+                else "('x' || substr(md5(ROW(t.*)::text), 1, 16))::bit(64)::bigint::numeric"
+            )
+            newest = ', max(t."timestamp")' if audit == "1" else ""
+            row = self.query(f"SELECT count(*), coalesce(sum({each}), 0){newest} FROM {quoted} t")[0]
+            found[f"{schema}.{name}"] = {"rows": int(row[0]), "hash": row[1], "method": method}
+            if newest:
+                found[f"{schema}.{name}"]["newest"] = row[2]
+        return found
+
+    def sequences(self) -> dict[str, int]:
+        """By sequence, its last value; one that was never used is left out.
+
+        They do not belong to the snapshot: a dump, which is made later, holds these values or higher ones.
+        """
+        sql = (
+            "SELECT encode(convert_to(schemaname || '.' || sequencename, 'UTF8'), 'hex'), last_value FROM pg_sequences "
+            "WHERE last_value IS NOT NULL AND schemaname NOT IN ('pg_catalog', 'information_schema')"
+        )
+        return {bytes.fromhex(name).decode(): int(value) for name, value in self.query(sql)}
+
+    def alembic_version(self) -> str:
+        """The schema's revision at that moment; empty when there is none."""
+        if self.query("SELECT to_regclass('public.alembic_version') IS NOT NULL") != [["t"]]:
+            return ""
+        return ",".join(row[0] for row in self.query("SELECT version_num FROM public.alembic_version ORDER BY 1"))
+
+    def server(self) -> str:
+        """What tells this server's cluster from any other."""
+        return self.query("SELECT system_identifier FROM pg_control_system()")[0][0]
+
+    def schema(self) -> dict[str, str]:
+        """By object (view, index, constraint, column, function, enum, …): the beginning of a SHA-256 of its definition."""
+        # A definition comes back from a dump with other casts and brackets around the same text (measured: varchar IN, partial indexes).
+        plain = "regexp_replace(coalesce(d, ''), '::(character varying|text|bpchar)(\\[\\])?|[()\\s]', '', 'g')"
+        digest_of = f"encode(sha256(convert_to({plain}, 'UTF8')), 'hex')"
+        encoded = f"SELECT encode(convert_to(o, 'UTF8'), 'hex'), {digest_of} FROM ({_SCHEMA}) s(o, d)"
+        return {bytes.fromhex(name).decode(): digest[:16] for name, digest in sorted(self.query(encoded))}
 
 
 @dataclass(frozen=True)
@@ -53,22 +209,27 @@ class Dump:
 
 
 class Database:
-    """The Postgres of an installation."""
+    """The Postgres of an installation.
 
-    def __init__(self, installation: Installation) -> None:
+    Args:
+        container: another server's, with `user` and `name` (of the database): a throwaway's, for instance.
+    """
+
+    def __init__(self, installation: Installation, container: str = "", user: str = "", name: str = "") -> None:
         self.installation = installation
         env = installation.env()
-        self.user = env.get("POSTGRES_USER") or "litellm"
-        self.name = env.get("POSTGRES_DB") or "litellm"
-        self._container = ""
+        self.user = user or env.get("POSTGRES_USER") or "litellm"
+        self.name = name or env.get("POSTGRES_DB") or "litellm"
+        self._container = container
 
-    def _in_container(self, *command: str) -> list[str]:
+    def _in_container(self, *command: str, connect: bool = True) -> list[str]:
         """Arguments of the engine for a command in the server's container."""
         if not self._container:
             self._container = self.installation.compose().container_id(self.installation.project, "postgres")
         if not self._container:
             raise ScutumError("Postgres: its container does not run", next_step=self._look())
-        return ["exec", "-i", self._container, *command, "-U", self.user, "-d", self.name]
+        who = ["-U", self.user, "-d", self.name] if connect else []
+        return ["exec", "-i", self._container, *command, *who]
 
     def _look(self) -> str:
         compose = self.installation.compose()
@@ -76,8 +237,7 @@ class Database:
 
     def query(self, sql: str, timeout: float = 600) -> list[list[str]]:
         """Rows of one statement, every value as text."""
-        psql = ("psql", "-X", "-q", "-At", "-F", "\x1f", "-v", "ON_ERROR_STOP=1", "-f", "-")
-        result = self.installation.engine.run(*self._in_container(*psql), stdin=sql, timeout=timeout)
+        result = self.installation.engine.run(*self._in_container(*_PSQL), stdin=sql, timeout=timeout)
         if result.rc != 0:
             # psql always says why; without a word it was the engine's `exec` that failed.
             why = self.installation.redact((result.err or result.out).strip()[-400:])
@@ -139,27 +299,14 @@ class Database:
 
     def set_password(self, verifier: str) -> None:
         """Give the product's role a password, as a SCRAM verifier: the password itself is in no log and in no statistics."""
-        role = '"' + self.user.replace('"', '""') + '"'
-        self.query(f"ALTER ROLE {role} PASSWORD '{verifier}'", timeout=60)
+        self.query(f"ALTER ROLE {_quoted(self.user)} PASSWORD '{verifier}'", timeout=60)
 
     def password_works(self, password: str) -> bool:
         """Whether the server lets the product's role in with a password, asked over the network from a container of its own.
 
-        Inside the server's container the image trusts everybody. The password goes through standard input.
+        Inside the server's container the image trusts everybody.
         """
-        engine, project = self.installation.engine, self.installation.project
-        server = self.installation.compose().containers(project).get("postgres")
-        networks = sorted((server or {}).get("NetworkSettings", {}).get("Networks") or {})
-        if server is None or not networks:
-            raise ScutumError("Postgres: its container does not run", next_step=self._look())
-        script = (
-            'IFS= read -r PGPASSWORD; export PGPASSWORD; exec psql -X -w -h postgres -U "$1" -d "$2" -Atc "SELECT 1"'
-        )
-        run = ("run", "--rm", "-i", "--network", networks[0], "--entrypoint", "sh", str(server["Image"]))
-        result = engine.run(
-            *run, "-c", script, "sh", self.user, self.name, stdin=password + "\n", timeout=60,
-            environment=clean_environment({"PGCONNECT_TIMEOUT": "10"}),
-        )  # fmt: skip
+        result = self._over_network('psql -X -w -h postgres -U "$1" -d "$2" -Atc "SELECT 1"', password)
         if result.rc == 0 and result.out.strip() == "1":
             return True
         if "password authentication failed" in result.err:
@@ -168,6 +315,175 @@ class Database:
             f"Postgres: a login over the network failed ({result.rc}): {result.err.replace(password, '…').strip()[-300:]}",
             next_step=self._look(),
         )
+
+    def _over_network(
+        self, command: str, password: str, *words: str, mount: str = "", timeout: float = 60, server: str = "postgres"
+    ) -> Result:
+        """A client of the server's own image, in a container of its own on the project's network; the password goes through standard input.
+
+        Args:
+            command: for a shell, with `$1` the role, `$2` the database, and `$3` … the further words.
+            mount: directory of the host, read only at /spool.
+        """
+        engine, project = self.installation.engine, self.installation.project
+        container = self.installation.compose().containers(project).get(server)
+        networks = sorted((container or {}).get("NetworkSettings", {}).get("Networks") or {})
+        if container is None or not networks:
+            raise ScutumError("Postgres: its container does not run", next_step=self._look())
+        mounts = ("--mount", f"type=bind,source={mount},target=/spool,readonly") if mount else ()
+        run = ("run", "--rm", "-i", "--network", networks[0], *mounts, "--entrypoint", "sh", str(container["Image"]))
+        script = f"IFS= read -r PGPASSWORD; export PGPASSWORD; export PGCONNECT_TIMEOUT=10; exec {command}"
+        return engine.run(
+            *run, "-c", script, "sh", self.user, self.name, *words, stdin=password + "\n", timeout=timeout
+        )
+
+    @contextlib.contextmanager
+    def snapshot(self, timeout: float = 6 * 3600) -> Iterator[Snapshot]:
+        """One moment of the database, held open: a dump and queries see the same rows.
+
+        Args:
+            timeout: seconds after which the session is ended.
+        """
+        command = [self.installation.engine.binary, *self._in_container(*_PSQL)]
+        with tempfile.TemporaryFile() as problems:
+            process = subprocess.Popen(
+                command, env=clean_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=problems
+            )
+            end = threading.Timer(timeout, process.kill)
+            end.daemon = True
+            end.start()
+            try:
+                found = Snapshot(process, problems, self.installation.redact, self._look())
+                found.query(f"{_SETTINGS}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                found.name = found.query("SELECT pg_export_snapshot()")[0][0]
+                yield found
+            finally:
+                end.cancel()
+                process.kill()
+                process.wait()
+                for pipe in (process.stdin, process.stdout):
+                    if pipe:
+                        with contextlib.suppress(OSError):
+                            pipe.close()
+
+    def dump_stream(self, snapshot: str, level: int = 3, timeout: float = 6 * 3600) -> Generator[bytes]:
+        """A dump in custom format, as it comes from the server's own pg_dump, in blocks.
+
+        It raises when pg_dump fails or is ended, however much came before: a stream that just ends is a complete one. Close it when it is
+        not read to its end, or pg_dump goes on holding its locks.
+
+        Args:
+            snapshot: name of an exported snapshot.
+            level: of zstd; a server before 16 has gzip only.
+            timeout: seconds after which it is ended.
+        """
+        method = ["-Z", f"zstd:{level}"] if self.server_version() >= 16 else ["-Z", "6"]
+        # A lock that somebody else holds must not keep it, and those behind it, waiting for ever. Production goes first on the CPU.
+        name = f"scutum-ops-dump-{uuid.uuid4().hex[:12]}"
+        words = (
+            "env",
+            f"PGAPPNAME={name}",
+            "nice",
+            "-n",
+            "10",
+            "pg_dump",
+            "-Fc",
+            *method,
+            f"--snapshot={snapshot}",
+            "--lock-wait-timeout=60s",
+        )
+        command = [self.installation.engine.binary, *self._in_container(*words)]
+        late: list[bool] = []
+        with tempfile.TemporaryFile() as problems:
+            process = subprocess.Popen(
+                command, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=problems
+            )
+            output = cast(BinaryIO, process.stdout)
+
+            def give_up() -> None:
+                late.append(True)
+                process.kill()
+
+            end = threading.Timer(timeout, give_up)
+            end.daemon = True
+            end.start()
+            try:
+                yield from iter(partial(output.read, 1 << 20), b"")
+                rc = process.wait()
+            finally:
+                end.cancel()
+                process.kill()
+                output.close()
+                if process.wait() != 0:
+                    # The engine's client is gone; what it started in the container is not, and holds its locks (measured).
+                    with contextlib.suppress(ScutumError):
+                        self.query(
+                            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{name}'",
+                            30,
+                        )
+            problems.seek(0)
+            problem = problems.read().decode("utf-8", "replace")
+        if rc != 0:
+            why = f"it took longer than {timeout:.0f} s (scutum_backup_timeout)" if late else "it was ended"
+            raise ScutumError(
+                f"pg_dump failed ({rc}): {self.installation.redact(problem.strip()[-400:]) or why}",
+                left="the database is as it was",
+                next_step=self._look(),
+            )
+
+    def reader(self) -> list[str]:
+        """Arguments of the engine for a pg_restore that reads a dump from standard input, into nothing."""
+        return [*self._in_container("nice", "-n", "10", "pg_restore", "-f", "/dev/null", connect=False)]
+
+    def image(self) -> str:
+        """The id of the image that the server runs."""
+        self._in_container()
+        return str(self.installation.engine.inspect("container", [self._container])[0]["Image"])
+
+    def restore(self, path: str, jobs: int, timeout: float = 12 * 3600) -> None:
+        """Restore a dump, which lies in the server's container, into the empty database. Owners and grants are left to the roles here.
+
+        Args:
+            path: in the container.
+            jobs: side by side; more than one cannot read a pipe, hence the file.
+            timeout: seconds after which it is ended.
+        """
+        words = ("pg_restore", "--exit-on-error", "--no-owner", "--no-privileges", "-j", str(jobs))
+        command = [*self._in_container(*words), path]
+        result = self.installation.engine.run(*command, timeout=timeout)
+        if result.rc != 0:
+            raise ScutumError(
+                f"pg_restore failed ({result.rc}): {self.installation.redact((result.err or result.out).strip()[-600:])}",
+                left="only the throwaway was written to",
+                next_step="the dump cannot be restored: take another backup, and find out why",
+            )
+
+    def check_indexes(self) -> int | None:
+        """Every B-tree index against its table (amcheck, with all tuples); their number, or None where the server lacks amcheck."""
+        if self.query("SELECT 1 FROM pg_available_extensions WHERE name = 'amcheck'") != [["1"]]:
+            return None
+        self.query("CREATE EXTENSION IF NOT EXISTS amcheck")
+        checked = (
+            "SELECT count(bt_index_check(c.oid, true)::text) FROM pg_class c JOIN pg_am a ON a.oid = c.relam "
+            "JOIN pg_index i ON i.indexrelid = c.oid JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE a.amname = 'btree' AND c.relkind = 'i' AND i.indisready AND i.indisvalid AND c.relpersistence <> 't' "
+            "AND n.nspname NOT IN ('pg_catalog', 'pg_toast', 'information_schema')"
+        )
+        return int(self.query(checked, timeout=6 * 3600)[0][0])
+
+    def silence(self) -> int:
+        """Switch off every event subscription of a copy: they would page the real on-call. Their number."""
+        if self.query("SELECT to_regclass('public.event_subscriptions') IS NOT NULL") != [["t"]]:
+            return 0
+        return len(self.query("DELETE FROM public.event_subscriptions RETURNING id"))
+
+    def globals(self) -> str:
+        """Roles and their grants as SQL, without passwords: they are secrets, and come from their source."""
+        command = ("pg_dumpall", "--globals-only", "--no-role-passwords", "-U", self.user, "-l", self.name)
+        result = self.installation.engine.run(*self._in_container(*command, connect=False), timeout=120)
+        if result.rc != 0:
+            raise ScutumError(f"pg_dumpall failed ({result.rc}): {result.err.strip()[-300:]}", next_step=self._look())
+        return result.out
 
     def size(self) -> int:
         """Bytes of the database."""
@@ -242,6 +558,10 @@ class Database:
             *("--clean", "--if-exists", "--no-owner", "--exit-on-error", "--single-transaction"),
         )
         return f"cd {self.installation.directory} && {restore} < {path}"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _free(directory: str) -> int:

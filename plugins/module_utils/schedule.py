@@ -1,7 +1,7 @@
 # Copyright (c) 2026, scutum.ops maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Jobs on a schedule: a systemd service and its timer for each, which run this library's command line."""
+"""Jobs on a schedule, which run this library's command line: a systemd service and its timer for each, or a line for cron."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import glob
 import json
 import os
 import re
+import shlex
 import socket
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from .files import ensure_directory, read_text, write_file
 from .installation import Installation
 
 UNITS = "/etc/systemd/system"
+CRON = "/etc/cron.d"
 
 # A job is a guest on a host that serves: low priority for CPU and disk, and an end.
 _SERVICE = """# Written by scutum.ops: change variables, not this file.
@@ -50,6 +52,14 @@ Persistent=true
 WantedBy=timers.target
 """
 
+# The same priorities and the same end as a unit has. No % in it, which cron takes for a line break.
+_CRON = """# Written by scutum.ops: change variables, not this file.
+# {description}
+SHELL=/bin/sh
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+{calendar} root nice -n 10 ionice -c 3 timeout {timeout} {command} 2>&1 | logger -t {unit}
+"""
+
 
 @dataclass
 class Job:
@@ -58,8 +68,9 @@ class Job:
     Args:
         name: the units are `scutum-ops-<name>.service` and `.timer`.
         arguments: of `scutum-ops`, after `--dir`.
-        calendar: when, in systemd's words (`man systemd.time`).
-        delay: seconds by which a start is put off at random, so that many hosts do not start at once.
+        calendar: when, in systemd's words (`man systemd.time`), or in cron's.
+        delay: seconds by which a start is put off at random, so that many hosts do not start at once (cron: the job does it by itself).
+        scheduler: `timer`, which makes up for a run that was missed, or `cron`.
         timeout: seconds after which a run is ended.
         directories: created 0755 when they are missing.
         notifications: what `notify.settings` reads; None leaves that file alone.
@@ -72,6 +83,7 @@ class Job:
     calendar: str
     delay: int = 300
     timeout: int = 600
+    scheduler: str = "timer"
     directories: list[str] = field(default_factory=list)
     notifications: dict[str, Any] | None = None
     metrics: list[str] = field(default_factory=list)
@@ -84,7 +96,9 @@ class Job:
 
 def ensure(installation: Installation, job: Job, command: str, check: bool = False) -> list[str]:
     """Have a job on its schedule; names of what was (or would be) changed."""
-    changes = []
+    if job.scheduler == "cron":
+        return _ensure_cron(installation, job, command, check)
+    changes: list[str] = []
     analysed = run(["systemd-analyze", "calendar", job.calendar], timeout=30)
     if analysed.rc not in (0, 127):
         raise ScutumError(
@@ -92,6 +106,7 @@ def ensure(installation: Installation, job: Job, command: str, check: bool = Fal
             left="nothing was changed",
             next_step=f"systemd-analyze calendar '{job.calendar}' says why; man systemd.time, CALENDAR EVENTS",
         )
+    changes += _remove_cron(job, check)
     for path in job.directories:
         if ensure_directory(path, 0o755, check):
             changes.append(path)
@@ -120,6 +135,44 @@ def ensure(installation: Installation, job: Job, command: str, check: bool = Fal
         changes.append(f"{timer} enabled")
         systemctl("enable", "--now", timer)
     return changes
+
+
+def _ensure_cron(installation: Installation, job: Job, command: str, check: bool) -> list[str]:
+    if not os.path.isdir(CRON) or run(["sh", "-c", "command -v cron || command -v crond"], timeout=10).rc != 0:
+        raise ScutumError(
+            f"{job.unit}: this host has no cron",
+            left="nothing was changed",
+            next_step="install cron, or use a timer of systemd (scutum_backup_scheduler: timer)",
+        )
+    changes = [path for path in job.directories if ensure_directory(path, 0o755, check)]
+    changes += _notifications(installation, job, check)
+    words = [
+        command,
+        "--dir",
+        installation.directory,
+        *job.arguments,
+        *(["--delay", str(job.delay)] if job.delay else []),
+    ]
+    text = _CRON.format(
+        description=job.description,
+        calendar=job.calendar,
+        timeout=job.timeout + job.delay,
+        command=" ".join(shlex.quote(word) for word in words),
+        unit=job.unit,
+    )
+    path = os.path.join(CRON, job.unit)
+    if write_file(path, text, 0o644, check):
+        changes.append(path)
+    return changes + _remove_timer(job, check)
+
+
+def _remove_cron(job: Job, check: bool) -> list[str]:
+    path = os.path.join(CRON, job.unit)
+    if not os.path.exists(path):
+        return []
+    if not check:
+        os.unlink(path)
+    return [path]
 
 
 def _notifications(installation: Installation, job: Job, check: bool) -> list[str]:
@@ -161,9 +214,17 @@ def _good(shown: dict[str, str]) -> bool:
 
 def remove(job: Job, check: bool = False) -> list[str]:
     """Take a job off its schedule, and its metrics with it, which would grow old; its settings and state stay."""
+    found = [path for path in job.metrics if os.path.exists(path)]
+    if not check:
+        for path in found:
+            os.unlink(path)
+    return found + _remove_cron(job, check) + _remove_timer(job, check)
+
+
+def _remove_timer(job: Job, check: bool) -> list[str]:
     # The timer goes last: while it is there, a run that was killed is done again.
     paths = [os.path.join(UNITS, f"{job.unit}.{kind}") for kind in ("service", "timer")]
-    found = [path for path in [*job.metrics, *paths] if os.path.exists(path)]
+    found = [path for path in paths if os.path.exists(path)]
     if found and not check:
         if os.path.exists(paths[1]):
             systemctl("disable", "--now", f"{job.unit}.timer")
@@ -180,6 +241,9 @@ def jobs(installation: Installation) -> list[Job]:
         service = read_text(path[: -len("timer")] + "service") or ""
         if not service or f" --dir {quoted(installation.directory)} " in service:
             found.append(Job(os.path.basename(path)[len("scutum-ops-") : -len(".timer")], "", [], "daily"))
+    for path in sorted(glob.glob(os.path.join(CRON, "scutum-ops-*"))):
+        if f" --dir {shlex.quote(installation.directory)} " in (read_text(path) or ""):
+            found.append(Job(os.path.basename(path)[len("scutum-ops-") :], "", [], "daily", scheduler="cron"))
     return found
 
 

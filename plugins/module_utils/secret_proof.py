@@ -8,13 +8,10 @@ A table is all there is: by key, a question with three answers: yes, no, and nob
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import json
 import time
 from typing import Any
 
+from . import admin_api
 from . import http_client as http
 from .admin_api import AdminApi
 from .database import Database
@@ -52,14 +49,7 @@ def said(key: str, new: bool | None, old: bool | None) -> str:
 
 
 def _jwt(installation: Installation, value: str) -> bool:
-    """A token as admin-api makes it at a login (vendor: create_access_token in src/admin-api/auth.py), for a minute."""
-    now = int(time.time())
-    claims = {"sub": "scutum-ops", "role": "admin", "is_admin": True, "iat": now, "exp": now + 60}
-    body = ".".join(_base64(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
-    signature = hmac.new(value.encode(), body.encode(), hashlib.sha256).digest()
-    return AdminApi(installation.url("admin-api", _DEADLINE), "", _DEADLINE).accepts_token(
-        f"{body}.{_base64(signature)}"
-    )
+    return AdminApi(installation.url("admin-api", _DEADLINE), "", _DEADLINE).accepts_token(admin_api.sign_token(value))
 
 
 def _api_key(installation: Installation, value: str) -> bool:
@@ -121,10 +111,6 @@ def _lets_in(service: str, url: str, key: str) -> bool:
     if status < 500 and status != 429:
         return True
     raise ScutumError(f"{service} answered {status}, which tells nothing about INTERNAL_SERVICE_KEY")
-
-
-def _base64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 _QUESTIONS: dict[str, Any] = {

@@ -49,6 +49,12 @@ options:
       - When, as C(man systemd.time) describes calendar events.
     type: str
     default: daily
+  scheduler:
+    description:
+      - V(timer) of systemd, which makes up for a run that was missed while the host was off, or V(cron); O(calendar) is in its words.
+    type: str
+    choices: [timer, cron]
+    default: timer
   random_delay:
     description:
       - Seconds by which a start is put off at random.
@@ -124,9 +130,14 @@ options:
     default: []
   run_now:
     description:
-      - Run it once although nothing about the job has changed. A new or changed job is run once in any case.
+      - Run it once although nothing about the job has changed.
     type: bool
     default: false
+  run_when_changed:
+    description:
+      - Run it once when it is new or changed.
+    type: bool
+    default: true
   command:
     description:
       - The command line of this collection on the host.
@@ -194,12 +205,14 @@ def main() -> None:
             "description": {"type": "str", "default": ""},
             "arguments": {"type": "list", "elements": "str", "default": []},
             "calendar": {"type": "str", "default": "daily"},
+            "scheduler": {"type": "str", "choices": ["timer", "cron"], "default": "timer"},
             "random_delay": {"type": "int", "default": 300},
             "timeout": {"type": "int", "default": 600},
             "directories": {"type": "list", "elements": "path", "default": []},
             "notifications": {"type": "dict", "options": NOTIFICATIONS},
             "metrics": {"type": "list", "elements": "path", "default": []},
             "run_now": {"type": "bool", "default": False},
+            "run_when_changed": {"type": "bool", "default": True},
             "command": {"type": "path", "default": "/usr/local/sbin/scutum-ops"},
         },
         supports_check_mode=True,
@@ -216,6 +229,7 @@ def main() -> None:
         description=given["description"] or f"Scutum: {given['name']}",
         arguments=given["arguments"],
         calendar=given["calendar"],
+        scheduler=given["scheduler"],
         delay=given["random_delay"],
         timeout=given["timeout"],
         directories=given["directories"],
@@ -228,7 +242,8 @@ def main() -> None:
             changes = schedule.remove(job, module.check_mode)
         else:
             changes = schedule.ensure(Installation(given["directory"]), job, given["command"], module.check_mode)
-            if (changes or given["run_now"]) and not module.check_mode:
+            wanted = given["run_now"] or (changes and given["run_when_changed"])
+            if wanted and not module.check_mode:
                 problem = schedule.run_now(job)
                 if problem:
                     module.warn(problem)

@@ -1,0 +1,575 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Backing up: dump -> age -> SHA-256 -> object store, in one stream; a manifest of the same moment is written last.
+
+What is streamed is read a second time on the way, by the server's own pg_restore: a dump that was cut short never counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import queue
+import re
+import socket
+import subprocess
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, cast
+
+from . import backup_catalog as catalog
+from . import backup_encryption, backup_retention, metrics, notify, object_store
+from . import compose as compose_module
+from . import http_client as http
+from .database import Database
+from .engine import clean_environment
+from .env_file import EnvFile, secrets_of
+from .errors import ScutumError, as_error
+from .files import read_text, write_file
+from .installation import Installation
+from .object_store import Store
+
+SETTINGS = "backup.json"
+AUDIT = "public.audit_logs"
+STATUS = "backup-status.json"
+METRICS = "scutum_backup"
+# In the source of secrets, or in config/.env; without them the store's client asks the instance.
+_CREDENTIAL = {
+    "access_key_id": "SCUTUM_BACKUP_ACCESS_KEY_ID",
+    "secret_access_key": "SCUTUM_BACKUP_SECRET_ACCESS_KEY",
+    "session_token": "SCUTUM_BACKUP_SESSION_TOKEN",
+}
+_PRUNER = {name: key.replace("SCUTUM_BACKUP", "SCUTUM_BACKUP_PRUNE") for name, key in _CREDENTIAL.items()}
+HEARTBEAT = "SCUTUM_BACKUP_HEARTBEAT_URL"
+# What a configuration archive holds, below the installation's directory.
+_FILES = (
+    compose_module.VENDOR_FILE,
+    compose_module.OVERRIDE_FILE,
+    compose_module.MERGED_FILE,
+    "config/litellm/config.yaml",
+    "config/license-public.pem",
+    ".scutum-ops/state.json",
+)
+# Seconds without a good backup after which even a run that had to wait is a failure.
+_TOO_LONG = 26 * 3600
+# Seconds after which what was begun and not finished was left by a run that died.
+_STALE = 24 * 3600
+Say = Callable[[str], None]
+
+
+@dataclass
+class Settings:
+    """What an operator decides: the variables of the role, without their prefix."""
+
+    store: dict[str, Any] = field(default_factory=dict)
+    age_recipients: list[str] = field(default_factory=list)
+    keep_daily: int = 14
+    keep_weekly: int | None = None
+    compression_level: int = 3
+    timeout: int = 6 * 3600
+
+
+def problems(settings: Settings) -> list[str]:
+    """What is wrong with the settings, before anything is done."""
+    found = object_store.problems(settings.store, {})
+    if importlib.util.find_spec("pyrage"):
+        found += backup_encryption.problems(settings.age_recipients)
+    else:
+        # Ansible's own Python on the host; the job, in its environment, looks closer.
+        found += [
+            f"{backup_encryption.VARIABLE}: number {number} is no recipient (age1…, ssh-ed25519 …, ssh-rsa …)"
+            for number, text in enumerate(settings.age_recipients, 1)
+            if not re.fullmatch(r"age1[0-9a-z]{58}|ssh-(ed25519|rsa) \S+.*", text.strip())
+        ]
+    if settings.keep_daily < 1:
+        found.append("scutum_backup_keep_daily has to be at least 1")
+    if settings.keep_weekly is not None and settings.keep_weekly < 1:
+        found.append("scutum_backup_keep_weekly has to be at least 1, or -1 for all of them for ever")
+    if not 1 <= settings.compression_level <= 19:
+        found.append("scutum_backup_compression_level: 1 to 19")
+    if settings.timeout < 60:
+        found.append("scutum_backup_timeout has to be at least 60 (seconds)")
+    return found
+
+
+def settings(installation: Installation) -> Settings:
+    """What is kept on the host."""
+    text = read_text(os.path.join(installation.private, SETTINGS))
+    if text is None:
+        raise ScutumError(
+            f"{installation.directory} has no place for backups",
+            next_step="set scutum_backup_store and run playbooks/backup.yml",
+        )
+    return Settings(**json.loads(text))
+
+
+def configure(installation: Installation, wanted: Settings, check: bool = False) -> list[str]:
+    """Keep settings; names of what was (or would be) changed."""
+    text = json.dumps(vars(wanted), indent=1, sort_keys=True) + "\n"
+    path = os.path.join(installation.private, SETTINGS)
+    if check and not os.path.isdir(installation.private):
+        return [SETTINGS]
+    return [SETTINGS] if write_file(path, text, 0o600, check) else []
+
+
+def store(installation: Installation, wanted: Settings, pruning: bool = False) -> Store:
+    """Where backups are kept, with the credential from the installation's secrets."""
+    names = _PRUNER if pruning and installation.secret(_PRUNER["access_key_id"]) else _CREDENTIAL
+    credential = {name: value for name, key in names.items() if (value := installation.secret(key))}
+    return object_store.open_store(wanted.store, credential)
+
+
+def run(installation: Installation, directory: str, say: Say) -> dict[str, Any]:
+    """One backup: taken, counted in the status and the metrics, old ones pruned, people told when it failed.
+
+    Args:
+        directory: where metrics go; empty for nowhere.
+
+    Returns:
+        The manifest's `id`, `taken`, `bytes`, `seconds`, `tables`, `rows`; `removed` (ids), `warnings`.
+
+    Raises:
+        ScutumError: it failed; nothing that counts as a backup was left.
+    """
+    start = time.time()
+    with _alone(installation, directory):
+        left = status(installation).get("running")
+        if left:
+            say(f"the run that began at {time.strftime('%Y-%m-%d %H:%M', time.localtime(left['began']))} was killed")
+        try:
+            _record(installation, running={"began": start})
+            wanted = settings(installation)
+            result = take(installation, wanted, say)
+        except Exception as problem:
+            error = as_error(problem)
+            _failed(installation, error, start, directory)
+            if error is problem:
+                raise
+            raise error from problem
+        result["removed"], warnings = _prune(installation, wanted, say)
+        result["warnings"] += warnings
+        _succeeded(installation, result, directory)
+    return result
+
+
+@contextlib.contextmanager
+def _alone(installation: Installation, directory: str) -> Iterator[None]:
+    """Two backups at once would only slow each other down. Its own lock: an install need not wait for a long dump."""
+    with open(os.path.join(installation.private, "backup.lock"), "w", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            refused = ScutumError(
+                "another backup is running on this host",
+                left="nothing was done by this one",
+                next_step="wait for it (scutum-ops backup-info shows the last one); the lock goes with its process",
+            )
+            last = status(installation).get("last_success", {}).get("at", 0)
+            if time.time() - last > _TOO_LONG:
+                # One that hangs would keep every later one away, and nobody would know.
+                _failed(installation, refused, time.time(), directory)
+            raise refused from error
+        yield
+
+
+def take(installation: Installation, wanted: Settings, say: Say) -> dict[str, Any]:
+    """Take one backup into the store."""
+    begin = time.monotonic()
+    database, place = Database(installation), store(installation, wanted)
+    name = catalog.new_id()
+    ending = ".age" if wanted.age_recipients else ""
+    stale = place.abort_stale("", _STALE)
+    if stale:
+        say(f"unfinished uploads of earlier runs were ended: {len(stale)}")
+    found = catalog.complete(place)
+    before, warnings = _before(place, found)
+    running = _running(installation)
+    # The units' own end comes two minutes later: this one can still say why.
+    timeout = max(wanted.timeout - 120, 60)
+    with contextlib.ExitStack() as closing:
+        snapshot = closing.enter_context(database.snapshot(timeout))
+        sequences = snapshot.sequences()
+        taken = float(snapshot.query("SELECT extract(epoch FROM now())")[0][0])
+        server, alembic = snapshot.server(), snapshot.alembic_version()
+        if before.get("server", server) != server:
+            raise ScutumError(
+                f"{place.where} holds backups of another server (the newest, {before['id']}, of {before['host']})",
+                left="nothing was written there",
+                next_step="give this host a prefix of its own in scutum_backup_store: two in one would free each other's for pruning",
+            )
+        say(f"{name}: streaming the dump to {place.where}")
+        looking = _Aside(lambda: (snapshot.tables(), snapshot.schema()))
+        # Each is closed when another one fails: pg_dump must not go on holding its locks.
+        dump = closing.enter_context(
+            contextlib.closing(database.dump_stream(snapshot.name, wanted.compression_level, timeout))
+        )
+        again = closing.enter_context(contextlib.closing(_read_again(installation, dump, timeout)))
+        plain = _Counted(again)
+        chunks: Any = iter(plain)
+        if ending:
+            chunks = closing.enter_context(contextlib.closing(backup_encryption.encrypt(plain, wanted.age_recipients)))
+        stored = place.upload(f"{name}/{catalog.DUMP}{ending}", chunks, expected_size=database.size())
+        tables, schema = looking.result()
+    rows = sum(int(item["rows"]) for item in tables.values())
+    say(f"{name}: {stored.size / 2**20:.1f} MiB, {len(tables)} tables, {rows} rows")
+    archive = configuration(installation, database, secrets=bool(ending))
+    kept = place.upload(
+        f"{name}/{catalog.CONFIGURATION}{ending}",
+        backup_encryption.encrypt(iter([archive]), wanted.age_recipients) if ending else iter([archive]),
+    )
+    if _running(installation) != running:
+        raise ScutumError(
+            "the installation was changed while its backup was taken: what belongs together is not known",
+            left="nothing that counts as a backup was left",
+            next_step="scutum-ops backup takes another one",
+        )
+    manifest = {
+        "format": catalog.FORMAT,
+        "id": name,
+        "taken": taken,
+        "host": socket.gethostname(),
+        "server": server,
+        "installation": {"directory": installation.directory, "project": installation.project},
+        "release": running["version"],
+        "images": running["images"],
+        "postgres": database.server_version(),
+        "postgres_image": database.image(),
+        "database_bytes": database.size(),
+        "alembic_head": alembic,
+        "database": {"name": database.name, "owner": database.user},
+        "tables": tables,
+        "schema": schema,
+        "sequences": sequences,
+        "previous": {"id": before.get("id", ""), "audit_rows": before.get("tables", {}).get(AUDIT, {}).get("rows", 0)},
+        # So that a restore can say whether what LiteLLM encrypted can be read there.
+        "salt": salt_mark(installation),
+        "encryption": backup_encryption.fingerprint(wanted.age_recipients) if ending else "",
+        "objects": {
+            stored.key.partition("/")[2]: {"size": stored.size, "sha256": stored.sha256, "plain_sha256": plain.sha256},
+            kept.key.partition("/")[2]: {
+                "size": kept.size,
+                "sha256": kept.sha256,
+                "plain_sha256": hashlib.sha256(archive).hexdigest(),
+            },
+        },
+        "seconds": round(time.monotonic() - begin, 1),
+    }
+    # Last: without it there is no backup.
+    place.put(f"{name}/{catalog.MANIFEST}", (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+    gone = sorted(before.get("tables", {}).keys() - tables.keys())
+    return {
+        "id": name,
+        "taken": taken,
+        "bytes": stored.size + kept.size,
+        "seconds": manifest["seconds"],
+        "tables": len(tables),
+        "rows": rows,
+        "encrypted": bool(ending),
+        "where": place.where,
+        "warnings": warnings + ([f"tables of the backup before are gone: {', '.join(gone)}"] if gone else []),
+    }
+
+
+def _before(place: Store, found: list[catalog.Entry]) -> tuple[dict[str, Any], list[str]]:
+    """The newest manifest that can be read, and a warning for each that cannot: a broken one must not keep a new backup away."""
+    warnings: list[str] = []
+    for entry in found[:5]:
+        try:
+            return catalog.manifest(place, entry.id), warnings
+        except ScutumError as error:
+            warnings.append(error.what)
+    return {}, warnings
+
+
+def _running(installation: Installation) -> dict[str, Any]:
+    """Release and images that are in force."""
+    state = installation.state()
+    version = str(state.get("version") or "")
+    return {"version": version, "images": state.get("images", {}).get(version, {})}
+
+
+def salt_mark(installation: Installation) -> str:
+    """The beginning of a hash of LITELLM_SALT_KEY; empty when that is so short that it could be guessed from it."""
+    salt = installation.secret("LITELLM_SALT_KEY")
+    return hashlib.sha256(salt.encode()).hexdigest()[:16] if len(salt) >= 32 else ""
+
+
+class _Aside:
+    """Work in a thread, whose failure comes out where its result is asked for."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._found: list[Any] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[], Any]) -> None:
+        try:
+            self._found.append(work())
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> Any:
+        """What it made."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._found[0]
+
+
+class _Counted:
+    """A stream with the SHA-256 of what went through."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._digest = hashlib.sha256()
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            self._digest.update(chunk)
+            yield chunk
+
+    @property
+    def sha256(self) -> str:
+        """Of all that was read so far."""
+        return self._digest.hexdigest()
+
+
+def _read_again(installation: Installation, chunks: Iterator[bytes], timeout: float) -> Generator[bytes]:
+    """The same stream, decoded on the way by the server's own pg_restore into nothing: one that is cut short makes it fail.
+
+    It does not see changed bits in zstd (measured: 62 of 80); the hash of the object does.
+    """
+    command = [installation.engine.binary, *Database(installation).reader()]
+    waiting: queue.Queue[bytes | None] = queue.Queue(maxsize=4)
+    with tempfile.TemporaryFile() as problems:
+        process = subprocess.Popen(
+            command, env=clean_environment(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=problems
+        )
+        # One that hangs would hold the dump.
+        end = threading.Timer(timeout, process.kill)
+        end.daemon = True
+        end.start()
+        feeder = threading.Thread(target=_feed, args=(process, waiting), daemon=True)
+        feeder.start()
+        try:
+            for chunk in chunks:
+                waiting.put(chunk)
+                yield chunk
+            waiting.put(None)
+            feeder.join()
+            rc = process.wait()
+        finally:
+            end.cancel()
+            process.kill()
+            process.wait()
+            with contextlib.suppress(queue.Full):
+                waiting.put_nowait(None)
+        problems.seek(0)
+        problem = problems.read().decode("utf-8", "replace")
+    if rc != 0:
+        raise ScutumError(
+            f"pg_dump ended well, and its dump cannot be read: {installation.redact(problem.strip()[-300:]) or f'exit code {rc}'}",
+            left="nothing that counts as a backup was left",
+            next_step="look at the server's log and disk, then take another backup",
+        )
+
+
+def _feed(process: subprocess.Popen[bytes], waiting: queue.Queue[bytes | None]) -> None:
+    """What is read goes to the process; when that has ended, the rest goes nowhere, and its exit code is looked at in the end."""
+    sent = cast(BinaryIO, process.stdin)
+    broken = False
+    while (chunk := waiting.get()) is not None:
+        try:
+            if not broken:
+                sent.write(chunk)
+        except (OSError, ValueError):
+            broken = True
+    with contextlib.suppress(OSError):
+        sent.close()
+
+
+def configuration(installation: Installation, database: Database, secrets: bool) -> bytes:
+    """The configuration archive: what an empty host needs beside the database.
+
+    Args:
+        secrets: whether config/.env goes with its secrets (the archive is encrypted), or without.
+    """
+    env = EnvFile(read_text(installation.path(compose_module.ENV_FILE)) or "")
+    hidden = [] if secrets else list(secrets_of(env.as_dict()))
+    texts = {name: read_text(installation.path(name)) for name in _FILES}
+    if not secrets:
+        for key in hidden:
+            env.set(key, "")
+        # A comment may hold an old one, and somebody may have written one into another file.
+        env.lines = [line for line in env.lines if not line.lstrip().startswith("#")]
+        texts = {name: installation.redact(text) if text else text for name, text in texts.items()}
+    texts[compose_module.ENV_FILE] = env.render()
+    texts["globals.sql"] = database.globals()
+    texts["left-out.json"] = json.dumps(sorted(hidden), indent=1) + "\n"
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as archive:
+        for name, text in sorted(texts.items()):
+            if text is not None:
+                info = tarfile.TarInfo(name)
+                info.size, info.mode, info.mtime = len(text.encode()), 0o600, int(time.time())
+                archive.addfile(info, io.BytesIO(text.encode()))
+    return data.getvalue()
+
+
+def _prune(installation: Installation, wanted: Settings, say: Say) -> tuple[list[str], list[str]]:
+    """Take away what the retention gives free; ids, and what could not be done: a failing prune never fails a backup."""
+    removed: list[str] = []
+    warnings: list[str] = []
+    try:
+        place = store(installation, wanted, pruning=True)
+        found = catalog.entries(place)
+        plan = backup_retention.plan(catalog.for_retention(found), wanted.keep_daily, wanted.keep_weekly, _zone())
+        newest = max((entry.taken for entry in catalog.complete(place)), default=0.0)
+        # What was begun and never finished is nothing, once a later one is there.
+        left = [entry.id for entry in found if not entry.complete and entry.taken < min(newest, time.time() - _STALE)]
+    except ScutumError as error:
+        return removed, [f"old backups were not taken away: {error.what}"]
+    parts = {entry.id: entry.names for entry in found}
+    for name in [*plan.remove, *left]:
+        try:
+            # The manifest first: what is left after a kill is no backup any more.
+            for part in sorted(parts[name], key=lambda part: part != catalog.MANIFEST):
+                place.delete(f"{name}/{part}")
+            removed.append(name)
+            say(f"{name}: taken away, newer ones are kept")
+        except ScutumError as error:
+            warnings.append(f"{name} was not taken away: {error.what}")
+    return removed, warnings
+
+
+def _zone() -> str:
+    """The host's time zone: days of the retention are its days."""
+    name = (read_text("/etc/timezone") or "").strip()
+    with contextlib.suppress(OSError):
+        name = name or os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]
+    return name or "UTC"
+
+
+# --- what is left behind of each run
+
+
+def status(installation: Installation) -> dict[str, Any]:
+    """The record of the last runs: `last_success`, `last_failure` (each with `at`, in seconds since 1970), `running` (`began`; of a run
+    that was killed, when none runs)."""
+    try:
+        return dict(json.loads(read_text(os.path.join(installation.private, STATUS)) or "{}"))
+    except ValueError:
+        return {}
+
+
+def _record(installation: Installation, **changes: Any) -> dict[str, Any]:
+    # Each record is the end of a run, but for that of its beginning.
+    held = {**status(installation), "running": None, **changes}
+    write_file(os.path.join(installation.private, STATUS), json.dumps(held, indent=1, sort_keys=True) + "\n", 0o600)
+    return held
+
+
+def _succeeded(installation: Installation, result: dict[str, Any], directory: str) -> None:
+    try:
+        _gauges(_record(installation, last_success={**result, "at": time.time()}), directory)
+    except (ScutumError, OSError) as problem:
+        # The backup is good, and what follows has to be told all the same.
+        result["warnings"].append(f"the status or the metrics: {problem}")
+    url = installation.secret(HEARTBEAT)
+    if url:
+        try:
+            answer = http.request("GET", url, timeout=10, deadline=30)
+            problem_text = "" if answer.status < 300 else f"answered {answer.status}"
+        except ScutumError:
+            # The URL is a secret of its kind: no failure repeats it.
+            problem_text = "no answer"
+        if problem_text:
+            result["warnings"].append(f"the heartbeat ({HEARTBEAT}): {problem_text}")
+
+
+def record_verified(installation: Installation, verified: dict[str, Any], directory: str) -> None:
+    """Record that a restore was proven: `id`, `at`, `taken` (seconds since 1970). An older one than the last does not count back."""
+    if verified["taken"] >= status(installation).get("last_verified", {}).get("taken", 0):
+        _gauges(_record(installation, last_verified=verified), directory)
+
+
+def _failed(installation: Installation, error: ScutumError, start: float, directory: str) -> None:
+    # First of all people: the disk may be full.
+    last = status(installation).get("last_success", {}).get("at")
+    ago = f"{(time.time() - last) / 3600:.1f} hours ago" if last else "never"
+    what = installation.redact(str(error))
+    with contextlib.suppress(ScutumError):
+        notify.send(
+            notify.settings(installation.private),
+            f"Scutum: the backup of {installation.directory} failed",
+            f"{what}\n\nThe last good backup was taken {ago}.\nAgain, by hand, on the host: scutum-ops backup\n",
+            {"event": "backup.failed", "error": installation.redact(error.what)[:500]},
+            [],
+        )
+    with contextlib.suppress(ScutumError, OSError):
+        failure = {"at": time.time(), "began": start, "error": installation.redact(error.what)[:2000]}
+        _gauges(_record(installation, last_failure=failure), directory)
+
+
+def _gauges(held: dict[str, Any], directory: str) -> None:
+    if not directory:
+        return
+    good, bad = held.get("last_success", {}), held.get("last_failure", {})
+    metrics.write(
+        directory,
+        METRICS,
+        {
+            "scutum_backup_last_success_timestamp_seconds": (
+                "When the last good backup ended; 0 for never.",
+                {},
+                good.get("at", 0),
+            ),
+            "scutum_backup_last_failure_timestamp_seconds": (
+                "When the last failed one ended; 0 for never.",
+                {},
+                bad.get("at", 0),
+            ),
+            "scutum_backup_up": ("Whether the last run succeeded.", {}, float(good.get("at", 0) > bad.get("at", 0))),
+            "scutum_backup_bytes": ("Bytes of the last good backup.", {}, good.get("bytes", 0)),
+            "scutum_backup_duration_seconds": ("Duration of the last good backup.", {}, good.get("seconds", 0)),
+            "scutum_backup_rows": ("Rows in the last good backup.", {}, good.get("rows", 0)),
+            "scutum_backup_verified_timestamp_seconds": (
+                "When the newest verified backup was taken; 0 for never.",
+                {},
+                held.get("last_verified", {}).get("taken", 0),
+            ),
+        },
+    )
+
+
+def info(installation: Installation) -> dict[str, Any]:
+    """Which backups there are: `backups` (id, bytes, verified; newest first), `incomplete`, `age_hours`, `verified_age_hours`,
+    `last_failure`, `where`."""
+    place = store(installation, settings(installation))
+    found = catalog.entries(place)
+    good = catalog.complete(place)
+    now = time.time()
+
+    def age(entries: list[catalog.Entry]) -> float | None:
+        return round((now - entries[0].taken) / 3600, 2) if entries else None
+
+    return {
+        "backups": [{"id": entry.id, "bytes": entry.size, "verified": entry.verified} for entry in good],
+        "incomplete": [entry.id for entry in found if not entry.complete],
+        "ahead": [entry.id for entry in found if entry.complete and entry not in good],
+        "age_hours": age(good),
+        "verified_age_hours": age([entry for entry in good if entry.verified]),
+        "last_failure": status(installation).get("last_failure", {}),
+        "where": place.where,
+    }
