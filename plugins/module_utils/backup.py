@@ -108,6 +108,7 @@ def settings(installation: Installation) -> Settings:
     if text is None:
         raise ScutumError(
             f"{installation.directory} has no place for backups",
+            left="nothing was done",
             next_step="set scutum_backup_store and run playbooks/backup.yml",
         )
     return Settings(**json.loads(text))

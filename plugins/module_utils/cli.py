@@ -37,7 +37,9 @@ from .installation import Installation
 
 def _ended(number: int, frame: object) -> None:
     raise ScutumError(
-        "it was ended from outside (SIGTERM): a time-out, or the host shuts down", next_step="run it again"
+        "it was ended from outside (SIGTERM): a time-out, or the host shuts down",
+        left="what was not finished counts for nothing",
+        next_step="run it again",
     )
 
 
@@ -186,6 +188,9 @@ def _days(arguments: argparse.Namespace) -> dict[str, int]:
     )
 
 
+# A schedule's time-out, or a host that shuts down, is said like any failure and cleaned up after. All other jobs just end: one that waits
+# for a source would take it for another failed try, and keep the host from shutting down.
+ENDED = frozenset({"backup", "verify-restore"})
 # What runs before there is an installation.
 EARLY = frozenset({"secrets-fetch"})
 
@@ -263,8 +268,8 @@ def main(argv: list[str] | None = None) -> int:
     job = jobs.add_parser("secrets-age", help="how old each secret is, and when it is due")
     job.add_argument("--due", action="append", metavar="NAME=DAYS", help="days after which one is due; may be repeated")
     arguments = parser.parse_args(argv)
-    # A schedule's time-out and a host that shuts down: said like any failure, and cleaned up after.
-    signal.signal(signal.SIGTERM, _ended)
+    if arguments.job in ENDED:
+        signal.signal(signal.SIGTERM, _ended)
     installation = Installation(arguments.dir)
     try:
         if not installation.exists() and arguments.job not in EARLY:

@@ -227,7 +227,9 @@ class Database:
         if not self._container:
             self._container = self.installation.compose().container_id(self.installation.project, "postgres")
         if not self._container:
-            raise ScutumError("Postgres: its container does not run", next_step=self._look())
+            raise ScutumError(
+                "Postgres: its container does not run", left="nothing was asked of it", next_step=self._look()
+            )
         who = ["-U", self.user, "-d", self.name] if connect else []
         return ["exec", "-i", self._container, *command, *who]
 
@@ -329,7 +331,9 @@ class Database:
         container = self.installation.compose().containers(project).get(server)
         networks = sorted((container or {}).get("NetworkSettings", {}).get("Networks") or {})
         if container is None or not networks:
-            raise ScutumError("Postgres: its container does not run", next_step=self._look())
+            raise ScutumError(
+                "Postgres: its container does not run", left="nothing was asked of it", next_step=self._look()
+            )
         mounts = ("--mount", f"type=bind,source={mount},target=/spool,readonly") if mount else ()
         run = ("run", "--rm", "-i", "--network", networks[0], *mounts, "--entrypoint", "sh", str(container["Image"]))
         script = f"IFS= read -r PGPASSWORD; export PGPASSWORD; export PGCONNECT_TIMEOUT=10; exec {command}"
@@ -482,7 +486,11 @@ class Database:
         command = ("pg_dumpall", "--globals-only", "--no-role-passwords", "-U", self.user, "-l", self.name)
         result = self.installation.engine.run(*self._in_container(*command, connect=False), timeout=120)
         if result.rc != 0:
-            raise ScutumError(f"pg_dumpall failed ({result.rc}): {result.err.strip()[-300:]}", next_step=self._look())
+            raise ScutumError(
+                f"pg_dumpall failed ({result.rc}): {self.installation.redact(result.err.strip()[-300:])}",
+                left="the database is as it was",
+                next_step=self._look(),
+            )
         return result.out
 
     def size(self) -> int:

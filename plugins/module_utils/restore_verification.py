@@ -250,11 +250,16 @@ def _choose(place: Store, wanted: Settings) -> dict[str, Any]:
         if not named:
             raise ScutumError(
                 f"{place.where}: there is no complete backup {wanted.name}",
+                left="nothing was restored",
                 next_step="scutum-ops backup-info lists them",
             )
         return catalog.manifest(place, wanted.name)
     if not found:
-        raise ScutumError(f"{place.where}: there is no complete backup", next_step="scutum-ops backup takes one")
+        raise ScutumError(
+            f"{place.where}: there is no complete backup",
+            left="nothing was restored",
+            next_step="scutum-ops backup takes one",
+        )
     newest = found[0]
     manifest = catalog.manifest(place, newest.id)
     # What it says of itself counts: an old dump under a new name is an old one.

@@ -46,6 +46,7 @@ def fetch(
     if source is None:
         raise ScutumError(
             f"{installation.directory} has no source of secrets: config/.env holds them",
+            left="nothing was changed",
             next_step="set scutum_secrets_source and run playbooks/secrets.yml",
         )
     end = time.monotonic() + deadline

@@ -208,7 +208,15 @@ class _Rotation:
         self.old = {key: in_force.get(key, "") for key in keys}
         self.say(f"rotating {', '.join(_names(keys))}: asking whether today's values are accepted")
         for key, value in self.old.items():
-            if not value or secret_proof.accepted(self.installation, key, value) is False:
+            try:
+                good = bool(value) and secret_proof.accepted(self.installation, key, value) is not False
+            except ScutumError as error:
+                raise ScutumError(
+                    f"{key}: {error.what}",
+                    left=_UNTOUCHED,
+                    next_step=error.next_step or "scutum-ops verify says what is wrong",
+                ) from error
+            if not good:
                 raise ScutumError(
                     f"{key}: today's value is not accepted by the service that checks it",
                     left=_UNTOUCHED,

@@ -14,6 +14,7 @@ from ansible_collections.scutum.ops.plugins.module_utils import (
     admin_api,
     backup,
     backup_catalog,
+    cli,
     object_store,
     restore_verification,
     schedule,
@@ -182,3 +183,11 @@ def test_a_line_for_cron(installation: Installation, tmp_path: Path, monkeypatch
     assert schedule.ensure(installation, job, "/usr/local/sbin/scutum-ops") == []
     assert [found.name for found in schedule.jobs(installation)] == ["backup"]
     assert schedule.remove(job) == changes and schedule.jobs(installation) == []
+
+
+def test_a_job_that_waits_for_a_source_just_ends() -> None:
+    """A host that shuts down must not wait for it; a backup says why it ended."""
+    assert {"backup", "verify-restore"} == cli.ENDED and "secrets-fetch" in cli.JOBS
+    with pytest.raises(ScutumError, match="ended from outside") as error:
+        cli._ended(15, None)
+    assert error.value.left and error.value.next_step
