@@ -313,7 +313,7 @@ def pull(place: Store, manifest: dict[str, Any], identities: list[str], path: st
     """The dump into a private file, decrypted; its hashes are checked while it streams."""
     part = next((name for name in manifest["objects"] if name.startswith(catalog.DUMP)), "")
     if not part:
-        raise ScutumError(f"{manifest['id']}: its manifest names no dump", next_step="take another backup")
+        raise ScutumError(f"{manifest['id']}: its manifest names no dump", left="nothing was restored", next_step="take another backup")
     said = manifest["objects"][part]
     stored, plain = hashlib.sha256(), hashlib.sha256()
 
@@ -346,14 +346,18 @@ def pull(place: Store, manifest: dict[str, Any], identities: list[str], path: st
                 pass
             if stored.hexdigest() == said["sha256"]:
                 raise
-    for what, digest, wanted in (("", stored, said["sha256"]), (" (decrypted)", plain, said["plain_sha256"])):
-        if digest.hexdigest() != wanted:
-            raise NotProven(
-                f"{manifest['id']}/{part}{what}: it is not what was uploaded (SHA-256 {digest.hexdigest()[:12]}…, manifest {wanted[:12]}…)",
-                left="nothing was restored",
-                next_step="the object was changed, cut short or swapped in the store: take another backup, and look at who can write there",
-            )
+    _same(f"{manifest['id']}/{part}", stored.hexdigest(), said["sha256"])
+    _same(f"{manifest['id']}/{part} (decrypted)", plain.hexdigest(), said["plain_sha256"])
     return f"{size / 2**20:.1f} MiB"
+
+
+def _same(name: str, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise NotProven(
+            f"{name}: it is not what was uploaded (SHA-256 {found[:12]}…, manifest {wanted[:12]}…)",
+            left="nothing was restored",
+            next_step="the object was changed, cut short or swapped in the store: take another backup, and look at who can write there",
+        )
 
 
 def _check_others(place: Store, manifest: dict[str, Any]) -> str:
@@ -363,12 +367,7 @@ def _check_others(place: Store, manifest: dict[str, Any]) -> str:
         digest = hashlib.sha256()
         for chunk in place.open(f"{manifest['id']}/{name}"):
             digest.update(chunk)
-        if digest.hexdigest() != manifest["objects"][name]["sha256"]:
-            raise NotProven(
-                f"{manifest['id']}/{name}: it is not what was uploaded (SHA-256 {digest.hexdigest()[:12]}…)",
-                left="nothing was restored",
-                next_step="the object was changed, cut short or swapped in the store: take another backup, and look at who can write there",
-            )
+        _same(f"{manifest['id']}/{name}", digest.hexdigest(), manifest["objects"][name]["sha256"])
     return f"{', '.join(others)} as uploaded"
 
 
