@@ -313,7 +313,11 @@ def pull(place: Store, manifest: dict[str, Any], identities: list[str], path: st
     """The dump into a private file, decrypted; its hashes are checked while it streams."""
     part = next((name for name in manifest["objects"] if name.startswith(catalog.DUMP)), "")
     if not part:
-        raise ScutumError(f"{manifest['id']}: its manifest names no dump", left="nothing was restored", next_step="take another backup")
+        raise ScutumError(
+            f"{manifest['id']}: its manifest names no dump",
+            left="nothing was restored",
+            next_step="take another backup",
+        )
     said = manifest["objects"][part]
     stored, plain = hashlib.sha256(), hashlib.sha256()
 
@@ -389,32 +393,11 @@ def _throwaway(installation: Installation, manifest: dict[str, Any], memory: str
         # A password of its own: nobody but this host reaches it, and it is gone in minutes.
         password = secrets.token_hex(16)
         user, database = manifest["database"]["owner"], manifest["database"]["name"]
-        settings = (
-            "-e",
-            f"POSTGRES_USER={user}",
-            "-e",
-            f"POSTGRES_DB={database}",
-            "-e",
-            f"POSTGRES_PASSWORD={password}",
-        )
+        settings = {"POSTGRES_USER": user, "POSTGRES_DB": database, "POSTGRES_PASSWORD": password}
         mount = ("--mount", f"type=bind,source={spool},target=/spool,readonly")
         capped = ("--memory", memory, "--pids-limit", "200", "--shm-size", "256m")
-        command = (
-            "run",
-            "-d",
-            "--name",
-            name,
-            "--network",
-            name,
-            *label,
-            *capped,
-            *settings,
-            *mount,
-            image,
-            "postgres",
-            *_FAST,
-        )
-        engine.must(*command, timeout=120)
+        command = ("--name", name, "--network", name, *label, *capped, *mount, image, "postgres", *_FAST)
+        engine.start(settings, *command, timeout=120)
         found = Database(installation, name, user, database)
         end = time.monotonic() + 60
         while True:
@@ -533,11 +516,8 @@ def _serve(installation: Installation, manifest: dict[str, Any], throwaway: _Thr
         "LITELLM_MASTER_KEY": secrets.token_hex(16),
         "INTERNAL_SERVICE_KEY": secrets.token_hex(16),
     }
-    variables = [word for key, value in environment.items() for word in ("-e", f"{key}={value}")]
     label = ("--label", f"{LABEL}={installation.directory}")
-    engine.must(
-        "run", "-d", "--name", name, "--network", network, "--memory", "1g", *label, *variables, image, timeout=120
-    )
+    engine.start(environment, "--name", name, "--network", network, "--memory", "1g", *label, image, timeout=120)
     container = engine.inspect("container", [name])[0]
     address = container["NetworkSettings"]["Networks"][network]["IPAddress"]
     client = admin_api.AdminApi(f"http://{address}:8086", "", 0)
