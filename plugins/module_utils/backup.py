@@ -12,14 +12,12 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.util
-import io
 import json
 import os
 import queue
 import re
 import socket
 import subprocess
-import tarfile
 import tempfile
 import threading
 import time
@@ -27,13 +25,11 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
+from . import backup_archive, backup_encryption, backup_retention, metrics, notify, object_store
 from . import backup_catalog as catalog
-from . import backup_encryption, backup_retention, metrics, notify, object_store
-from . import compose as compose_module
 from . import http_client as http
 from .database import Database
 from .engine import clean_environment
-from .env_file import EnvFile, secrets_of
 from .errors import ScutumError, as_error
 from .files import read_text, write_file
 from .installation import Installation
@@ -51,15 +47,6 @@ _CREDENTIAL = {
 }
 _PRUNER = {name: key.replace("SCUTUM_BACKUP", "SCUTUM_BACKUP_PRUNE") for name, key in _CREDENTIAL.items()}
 HEARTBEAT = "SCUTUM_BACKUP_HEARTBEAT_URL"
-# What a configuration archive holds, below the installation's directory.
-_FILES = (
-    compose_module.VENDOR_FILE,
-    compose_module.OVERRIDE_FILE,
-    compose_module.MERGED_FILE,
-    "config/litellm/config.yaml",
-    "config/license-public.pem",
-    ".scutum-ops/state.json",
-)
 # Seconds without a good backup after which even a run that had to wait is a failure.
 _TOO_LONG = 26 * 3600
 # Seconds after which what was begun and not finished was left by a run that died.
@@ -123,10 +110,17 @@ def configure(installation: Installation, wanted: Settings, check: bool = False)
     return [SETTINGS] if write_file(path, text, 0o600, check) else []
 
 
-def store(installation: Installation, wanted: Settings, pruning: bool = False) -> Store:
-    """Where backups are kept, with the credential from the installation's secrets."""
+def store(
+    installation: Installation, wanted: Settings, pruning: bool = False, given: dict[str, str] | None = None
+) -> Store:
+    """Where backups are kept, with the credential from the installation's secrets.
+
+    Args:
+        given: values of config/.env that come first: a host that is still empty has none.
+    """
     names = _PRUNER if pruning and installation.secret(_PRUNER["access_key_id"]) else _CREDENTIAL
-    credential = {name: value for name, key in names.items() if (value := installation.secret(key))}
+    held = {key: (given or {}).get(key) or installation.secret(key) for key in names.values()}
+    credential = {name: held[key] for name, key in names.items() if held[key]}
     return object_store.open_store(wanted.store, credential)
 
 
@@ -183,8 +177,12 @@ def _alone(installation: Installation, directory: str) -> Iterator[None]:
         yield
 
 
-def take(installation: Installation, wanted: Settings, say: Say) -> dict[str, Any]:
-    """Take one backup into the store."""
+def take(installation: Installation, wanted: Settings, say: Say, safety: bool = False) -> dict[str, Any]:
+    """Take one backup into the store.
+
+    Args:
+        safety: it is one before a restore.
+    """
     begin = time.monotonic()
     database, place = Database(installation), store(installation, wanted)
     name = catalog.new_id()
@@ -208,11 +206,16 @@ def take(installation: Installation, wanted: Settings, say: Say) -> dict[str, An
                 left="nothing was written there",
                 next_step="give this host a prefix of its own in scutum_backup_store: two in one would free each other's for pruning",
             )
+        if safety:
+            # First: as long as the manifest is missing it counts for nothing, and then it does not count as an ordinary one.
+            place.put(f"{name}/{catalog.SAFETY}", b"{}\n")
         say(f"{name}: streaming the dump to {place.where}")
         looking = _Aside(lambda: (snapshot.tables(), snapshot.schema()))
         # Each is closed when another one fails: pg_dump must not go on holding its locks.
         dump = closing.enter_context(
-            contextlib.closing(database.dump_stream(snapshot.name, wanted.compression_level, timeout))
+            contextlib.closing(
+                database.dump_stream(snapshot.name, wanted.compression_level, timeout, "scutum_backup_timeout")
+            )
         )
         again = closing.enter_context(contextlib.closing(_read_again(installation, dump, timeout)))
         plain = _Counted(again)
@@ -223,7 +226,7 @@ def take(installation: Installation, wanted: Settings, say: Say) -> dict[str, An
         tables, schema = looking.result()
     rows = sum(int(item["rows"]) for item in tables.values())
     say(f"{name}: {stored.size / 2**20:.1f} MiB, {len(tables)} tables, {rows} rows")
-    archive = configuration(installation, database, secrets=bool(ending))
+    archive = backup_archive.build(installation, database, secrets=bool(ending))
     kept = place.upload(
         f"{name}/{catalog.CONFIGURATION}{ending}",
         backup_encryption.encrypt(iter([archive]), wanted.age_recipients) if ending else iter([archive]),
@@ -253,7 +256,7 @@ def take(installation: Installation, wanted: Settings, say: Say) -> dict[str, An
         "sequences": sequences,
         "previous": {"id": before.get("id", ""), "audit_rows": before.get("tables", {}).get(AUDIT, {}).get("rows", 0)},
         # So that a restore can say whether what LiteLLM encrypted can be read there.
-        "salt": salt_mark(installation),
+        "salt": backup_archive.salt_mark(installation),
         "encryption": backup_encryption.fingerprint(wanted.age_recipients) if ending else "",
         "objects": {
             stored.key.partition("/")[2]: {"size": stored.size, "sha256": stored.sha256, "plain_sha256": plain.sha256},
@@ -297,12 +300,6 @@ def _running(installation: Installation) -> dict[str, Any]:
     state = installation.state()
     version = str(state.get("version") or "")
     return {"version": version, "images": state.get("images", {}).get(version, {})}
-
-
-def salt_mark(installation: Installation) -> str:
-    """The beginning of a hash of LITELLM_SALT_KEY; empty when that is so short that it could be guessed from it."""
-    salt = installation.secret("LITELLM_SALT_KEY")
-    return hashlib.sha256(salt.encode()).hexdigest()[:16] if len(salt) >= 32 else ""
 
 
 class _Aside:
@@ -398,34 +395,6 @@ def _feed(process: subprocess.Popen[bytes], waiting: queue.Queue[bytes | None]) 
             broken = True
     with contextlib.suppress(OSError):
         sent.close()
-
-
-def configuration(installation: Installation, database: Database, secrets: bool) -> bytes:
-    """The configuration archive: what an empty host needs beside the database.
-
-    Args:
-        secrets: whether config/.env goes with its secrets (the archive is encrypted), or without.
-    """
-    env = EnvFile(read_text(installation.path(compose_module.ENV_FILE)) or "")
-    hidden = [] if secrets else list(secrets_of(env.as_dict()))
-    texts = {name: read_text(installation.path(name)) for name in _FILES}
-    if not secrets:
-        for key in hidden:
-            env.set(key, "")
-        # A comment may hold an old one, and somebody may have written one into another file.
-        env.lines = [line for line in env.lines if not line.lstrip().startswith("#")]
-        texts = {name: installation.redact(text) if text else text for name, text in texts.items()}
-    texts[compose_module.ENV_FILE] = env.render()
-    texts["globals.sql"] = database.globals()
-    texts["left-out.json"] = json.dumps(sorted(hidden), indent=1) + "\n"
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w:gz") as archive:
-        for name, text in sorted(texts.items()):
-            if text is not None:
-                info = tarfile.TarInfo(name)
-                info.size, info.mode, info.mtime = len(text.encode()), 0o600, int(time.time())
-                archive.addfile(info, io.BytesIO(text.encode()))
-    return data.getvalue()
 
 
 def _prune(installation: Installation, wanted: Settings, say: Say) -> tuple[list[str], list[str]]:
@@ -555,8 +524,8 @@ def _gauges(held: dict[str, Any], directory: str) -> None:
 
 
 def info(installation: Installation) -> dict[str, Any]:
-    """Which backups there are: `backups` (id, bytes, verified; newest first), `incomplete`, `age_hours`, `verified_age_hours`,
-    `last_failure`, `where`."""
+    """Which backups there are: `backups` (id, bytes, verified; newest first), `before_restores`, `incomplete`, `age_hours`,
+    `verified_age_hours`, `last_failure`, `where`."""
     place = store(installation, settings(installation))
     found = catalog.entries(place)
     good = catalog.complete(place)
@@ -567,8 +536,9 @@ def info(installation: Installation) -> dict[str, Any]:
 
     return {
         "backups": [{"id": entry.id, "bytes": entry.size, "verified": entry.verified} for entry in good],
+        "before_restores": [entry.id for entry in found if entry.complete and entry.safety],
         "incomplete": [entry.id for entry in found if not entry.complete],
-        "ahead": [entry.id for entry in found if entry.complete and entry not in good],
+        "ahead": [entry.id for entry in found if entry.complete and not entry.safety and entry not in good],
         "age_hours": age(good),
         "verified_age_hours": age([entry for entry in good if entry.verified]),
         "last_failure": status(installation).get("last_failure", {}),

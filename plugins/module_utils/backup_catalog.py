@@ -4,7 +4,8 @@
 """Backups in an object store: what they are called, what belongs to one, which of them count.
 
 `<prefix>/<id>/` holds `database.dump`, `configuration.tar.gz` (both with `.age` when they are encrypted), `manifest.json`, written last:
-a backup without it is none, and after a verification `verified.json`.
+a backup without it is none, and after a verification `verified.json`. One with `safety.json` was taken before a restore: it is never the
+newest, and never taken away by the retention.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ CONFIGURATION = "configuration.tar.gz"
 MANIFEST = "manifest.json"
 VERIFIED = "verified.json"
 FAILED = "verification-failed.json"
+SAFETY = "safety.json"
 FORMAT = 1
 _NEEDED = {
     *("taken", "host", "server", "release", "images", "postgres", "database_bytes", "alembic_head", "database"),
@@ -53,6 +55,11 @@ class Entry:
     def complete(self) -> bool:
         """Whether it counts."""
         return MANIFEST in self.names
+
+    @property
+    def safety(self) -> bool:
+        """Whether it was taken before a restore: what it holds may be what was restored from."""
+        return SAFETY in self.names
 
     @property
     def verified(self) -> bool:
@@ -88,9 +95,24 @@ def entries(store: Store) -> list[Entry]:
 
 
 def complete(store: Store, now: float | None = None) -> list[Entry]:
-    """The backups that count, newest first; one from the future (a clock that jumped) would be the newest until then, and is left out."""
+    """The backups that count, newest first.
+
+    Those before a restore are left out, and one from the future (a clock that jumped), which would be the newest until then.
+    """
     latest = (time.time() if now is None else now) + _AHEAD
-    return [entry for entry in entries(store) if entry.complete and entry.taken <= latest]
+    return [entry for entry in entries(store) if entry.complete and not entry.safety and entry.taken <= latest]
+
+
+def choose(store: Store, name: str = "") -> Entry:
+    """A complete backup by its name, or the newest that counts."""
+    found = [entry for entry in entries(store) if entry.complete and entry.id == name] if name else complete(store)
+    if not found:
+        raise ScutumError(
+            f"{store.where}: there is no complete backup {name}".rstrip(),
+            left="nothing was restored",
+            next_step="scutum-ops backup-info lists them" if name else "scutum-ops backup takes one",
+        )
+    return found[0]
 
 
 def _is_time(name: str) -> bool:
@@ -127,5 +149,9 @@ def manifest(store: Store, name: str) -> dict[str, Any]:
 
 
 def for_retention(found: list[Entry]) -> list[Backup]:
-    """The complete ones, as the retention looks at them."""
-    return [Backup(entry.id, entry.taken, entry.verified, size=entry.size) for entry in found if entry.complete]
+    """The complete ones, as the retention looks at them; it does not touch those before a restore."""
+    return [
+        Backup(entry.id, entry.taken, entry.verified, size=entry.size)
+        for entry in found
+        if entry.complete and not entry.safety
+    ]

@@ -16,6 +16,7 @@ import os
 import subprocess
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -52,53 +53,94 @@ SELECT encode(convert_to(n.nspname, 'UTF8'), 'hex'), encode(convert_to(c.relname
    AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
  GROUP BY 1, 2 ORDER BY 1, 2
 """
+_OWN = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'"
+# Who may do what. The owner is called so, whoever it is; a default that was never written down is written out.
+_GRANTS = f"""
+SELECT 'relation ' || n.nspname || '.' || c.relname AS object, c.relowner AS owner,
+       coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's'::"char" ELSE 'r' END, c.relowner)) AS acl
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S') AND {_OWN}
+UNION ALL
+SELECT 'column ' || n.nspname || '.' || c.relname || '.' || t.attname, c.relowner, t.attacl
+  FROM pg_attribute t JOIN pg_class c ON c.oid = t.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE t.attacl IS NOT NULL AND {_OWN}
+UNION ALL
+SELECT 'schema ' || n.nspname, n.nspowner, coalesce(n.nspacl, acldefault('n', n.nspowner)) FROM pg_namespace n
+ WHERE (n.oid >= 16384 OR n.nspname = 'public') AND {_OWN}
+UNION ALL
+SELECT 'function ' || n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')', p.proowner,
+       coalesce(p.proacl, acldefault('f', p.proowner))
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE {_OWN} AND NOT EXISTS (SELECT 1 FROM pg_depend x WHERE x.classid = 'pg_proc'::regclass AND x.objid = p.oid AND x.deptype = 'e')
+"""
 # What a restore has to bring back beside rows: each object with its definition. Owners are left out: a restore may be another role's.
-_SCHEMA = """
-SELECT 'view ' || n.nspname || '.' || c.relname, pg_get_viewdef(c.oid)
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('v', 'm') AND {own}
+_SCHEMA = f"""
+SELECT 'view ' || n.nspname || '.' || c.relname, concat(pg_get_viewdef(c.oid), ' ', c.relispopulated)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('v', 'm') AND {_OWN}
 UNION ALL
 SELECT 'index ' || n.nspname || '.' || c.relname, pg_get_indexdef(c.oid)
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('i', 'I') AND {own}
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('i', 'I') AND {_OWN}
 UNION ALL
 SELECT 'constraint ' || n.nspname || '.' || c.relname || '.' || k.conname, pg_get_constraintdef(k.oid)
-  FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {own}
+  FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {_OWN}
 UNION ALL
 SELECT 'partition ' || n.nspname || '.' || c.relname, pg_get_expr(c.relpartbound, c.oid)
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relispartition AND c.relkind IN ('r', 'p') AND {own}
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relispartition AND c.relkind IN ('r', 'p') AND {_OWN}
 UNION ALL
 SELECT 'column ' || n.nspname || '.' || c.relname || '.' || a.attname,
        format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END
          || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), '')
   FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
        LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
- WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND {own}
+ WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND {_OWN}
 UNION ALL
 SELECT 'function ' || n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')', pg_get_functiondef(p.oid)
   FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
- WHERE {own} AND p.prokind IN ('f', 'p')
+ WHERE {_OWN} AND p.prokind IN ('f', 'p')
    AND NOT EXISTS (SELECT 1 FROM pg_depend x WHERE x.classid = 'pg_proc'::regclass AND x.objid = p.oid AND x.deptype = 'e')
 UNION ALL
 SELECT 'table ' || n.nspname || '.' || c.relname,
        concat(c.relpersistence, ' ', c.relrowsecurity, ' ', c.relforcerowsecurity, ' ', pg_get_partkeydef(c.oid))
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND {own}
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND {_OWN}
 UNION ALL
 SELECT 'policy ' || n.nspname || '.' || c.relname || '.' || y.polname, concat(y.polcmd, pg_get_expr(y.polqual, y.polrelid))
-  FROM pg_policy y JOIN pg_class c ON c.oid = y.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {own}
+  FROM pg_policy y JOIN pg_class c ON c.oid = y.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {_OWN}
 UNION ALL
 SELECT 'enum ' || n.nspname || '.' || t.typname, string_agg(e.enumlabel, ',' ORDER BY e.enumsortorder)
-  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace JOIN pg_enum e ON e.enumtypid = t.oid WHERE {own} GROUP BY 1
+  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace JOIN pg_enum e ON e.enumtypid = t.oid WHERE {_OWN} GROUP BY 1
 UNION ALL
 SELECT 'domain ' || n.nspname || '.' || t.typname,
        concat(format_type(t.typbasetype, t.typtypmod), ' ', t.typnotnull, ' ', t.typdefault,
          (SELECT string_agg(pg_get_constraintdef(k.oid), ' ' ORDER BY k.conname) FROM pg_constraint k WHERE k.contypid = t.oid))
-  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.typtype = 'd' AND {own}
+  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.typtype = 'd' AND {_OWN}
 UNION ALL
 SELECT 'trigger ' || n.nspname || '.' || c.relname || '.' || t.tgname, pg_get_triggerdef(t.oid)
   FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE NOT t.tgisinternal AND {own}
+ WHERE NOT t.tgisinternal AND {_OWN}
+UNION ALL
+SELECT 'rule ' || n.nspname || '.' || c.relname || '.' || r.rulename, pg_get_ruledef(r.oid)
+  FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE r.rulename <> '_RETURN' AND {_OWN}
+UNION ALL
+SELECT 'statistics ' || n.nspname || '.' || s.stxname, pg_get_statisticsobjdef(s.oid)
+  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE {_OWN}
+UNION ALL
+SELECT 'publication ' || pubname, concat(puballtables, pubinsert, pubupdate, pubdelete, pubtruncate,
+       (SELECT string_agg(prrelid::regclass::text, ',' ORDER BY prrelid::regclass::text) FROM pg_publication_rel WHERE prpubid = p.oid))
+  FROM pg_publication p
+UNION ALL
+SELECT 'comment ' || pg_describe_object(d.classoid, d.objoid, d.objsubid), d.description FROM pg_description d
+ WHERE d.objoid >= 16384
+UNION ALL
+SELECT 'grants ' || g.object, string_agg(g.granted, ',' ORDER BY g.granted)
+  FROM (SELECT o.object, concat(CASE a.grantee WHEN 0 THEN 'public' WHEN o.owner THEN 'the owner' ELSE pg_get_userbyid(a.grantee) END,
+               ' ', a.privilege_type, ' ', a.is_grantable) AS granted
+          FROM ({_GRANTS}) o LEFT JOIN LATERAL aclexplode(o.acl) a ON true) g GROUP BY 1
+UNION ALL
+SELECT concat('default privileges of ', pg_get_userbyid(d.defaclrole), ' ', n.nspname, ' ', d.defaclobjtype), d.defaclacl::text
+  FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace
 UNION ALL
 SELECT 'extension ' || extname, 'installed' FROM pg_extension WHERE extname <> 'plpgsql'
-""".format(own="n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'")
+"""
 _SETTINGS = (
     "SET timezone = 'UTC'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 1; "
     "SET bytea_output = 'hex'; SET xmlbinary = 'base64'; SET search_path = ''; SELECT set_config(name, '0', false) FROM pg_settings "
@@ -114,8 +156,13 @@ SELECT json_build_object('id', id, 'fingerprint', encode(sha256(convert_to(licen
   FROM public.licenses ORDER BY is_active DESC, expires_at DESC, created_at DESC
 """
 
+LARGE_OBJECTS = "large objects"
+
 _PSQL = ("psql", "-X", "-q", "-At", "-F", "\x1f", "-v", "ON_ERROR_STOP=1", "-f", "-")
 _END = "-- end of answer --"
+_RESTORE = ("pg_restore", "--exit-on-error", "--no-owner")
+# Where a session that renames databases is: in none of them.
+_MAINTENANCE = "postgres"
 
 
 class Snapshot:
@@ -167,6 +214,13 @@ class Snapshot:
             found[f"{schema}.{name}"] = {"rows": int(row[0]), "hash": row[1], "method": method}
             if newest:
                 found[f"{schema}.{name}"]["newest"] = row[2]
+        # Not rows of a table of anybody's, and dumped all the same.
+        count, content = self.query(
+            "SELECT (SELECT count(*) FROM pg_largeobject_metadata), coalesce(sum(hash_record_extended(ROW(l.*), 0)::numeric), 0) "
+            "FROM pg_largeobject l"
+        )[0]
+        if int(count):
+            found[LARGE_OBJECTS] = {"rows": int(count), "hash": content, "method": "hash_record_extended"}
         return found
 
     def sequences(self) -> dict[str, int]:
@@ -370,16 +424,19 @@ class Database:
                         with contextlib.suppress(OSError):
                             pipe.close()
 
-    def dump_stream(self, snapshot: str, level: int = 3, timeout: float = 6 * 3600) -> Generator[bytes]:
+    def dump_stream(
+        self, snapshot: str = "", level: int = 3, timeout: float = 6 * 3600, limit: str = ""
+    ) -> Generator[bytes]:
         """A dump in custom format, as it comes from the server's own pg_dump, in blocks.
 
         It raises when pg_dump fails or is ended, however much came before: a stream that just ends is a complete one. Close it when it is
         not read to its end, or pg_dump goes on holding its locks.
 
         Args:
-            snapshot: name of an exported snapshot.
+            snapshot: name of an exported snapshot; empty for one of its own.
             level: of zstd; a server before 16 has gzip only.
             timeout: seconds after which it is ended.
+            limit: the variable that sets the time-out, for the message.
         """
         method = ["-Z", f"zstd:{level}"] if self.server_version() >= 16 else ["-Z", "6"]
         # A lock that somebody else holds must not keep it, and those behind it, waiting for ever. Production goes first on the CPU.
@@ -393,7 +450,7 @@ class Database:
             "pg_dump",
             "-Fc",
             *method,
-            f"--snapshot={snapshot}",
+            *([f"--snapshot={snapshot}"] if snapshot else []),
             "--lock-wait-timeout=60s",
         )
         command = [self.installation.engine.binary, *self._in_container(*words)]
@@ -428,7 +485,8 @@ class Database:
             problems.seek(0)
             problem = problems.read().decode("utf-8", "replace")
         if rc != 0:
-            why = f"it took longer than {timeout:.0f} s (scutum_backup_timeout)" if late else "it was ended"
+            named = f" ({limit})" if limit else ""
+            why = f"it took longer than {timeout:.0f} s{named}" if late else "it was ended"
             raise ScutumError(
                 f"pg_dump failed ({rc}): {self.installation.redact(problem.strip()[-400:]) or why}",
                 left="the database is as it was",
@@ -445,27 +503,66 @@ class Database:
         return str(self.installation.engine.inspect("container", [self._container])[0]["Image"])
 
     def restore(self, path: str, jobs: int, timeout: float = 12 * 3600) -> None:
-        """Restore a dump, which lies in the server's container, into the empty database. Owners and grants are left to the roles here.
+        """Restore a dump, which lies in the server's container, into this empty database. Owners are left to the role here.
 
         Args:
             path: in the container.
             jobs: side by side; more than one cannot read a pipe, hence the file.
             timeout: seconds after which it is ended.
         """
-        words = ("pg_restore", "--exit-on-error", "--no-owner", "--no-privileges", "-j", str(jobs))
-        command = [*self._in_container(*words), path]
-        result = self.installation.engine.run(*command, timeout=timeout)
+        command = [*self._in_container(*_RESTORE, "-j", str(jobs)), path]
+        self._restored(self.installation.engine.run(*command, timeout=timeout))
+
+    def restore_from(self, path: str, jobs: int, password: str, timeout: float = 12 * 3600) -> None:
+        """The same with a file of this host, by a client in a container of its own: the server's has no place for it.
+
+        Args:
+            path: on this host.
+            password: of the product's role.
+        """
+        directory, name = os.path.split(path)
+        command = f'{" ".join(_RESTORE)} -h postgres -U "$1" -d "$2" -j "$3" "/spool/$4"'
+        self._restored(
+            self._over_network(command, password, str(jobs), name, mount=directory, timeout=timeout),
+        )
+
+    def _restored(self, result: Result) -> None:
         if result.rc != 0:
             raise ScutumError(
                 f"pg_restore failed ({result.rc}): {self.installation.redact((result.err or result.out).strip()[-600:])}",
-                left="only the throwaway was written to",
+                left="nothing but the empty database for it was written to",
                 next_step="the dump cannot be restored: take another backup, and find out why",
             )
+
+    def bring_roles(self, statements: str) -> list[str]:
+        """Create the roles of `globals()` that this server lacks, with their attributes and memberships; their names.
+
+        They come without passwords, which are secrets. What the server has already stays as it is.
+        """
+        have = {row[0] for row in self.query("SELECT rolname FROM pg_roles")}
+        found = [line for line in statements.splitlines() if line.startswith(("CREATE ROLE", "ALTER ROLE", "GRANT"))]
+        missing = {
+            name: _identifier(name)
+            for line in found
+            if line.startswith("CREATE ROLE") and _identifier(name := line[len("CREATE ROLE ") : -1]) not in have
+        }
+        wanted = [
+            line
+            for line in found
+            if any(
+                line.startswith((f"CREATE ROLE {name};", f"ALTER ROLE {name} ")) or f" TO {name} " in f"{line[:-1]} "
+                for name in missing
+            )
+        ]
+        if wanted:
+            self.query("\n".join(["BEGIN;", *wanted, "COMMIT;"]))
+        return sorted(missing.values())
 
     def check_indexes(self) -> int | None:
         """Every B-tree index against its table (amcheck, with all tuples); their number, or None where the server lacks amcheck."""
         if self.query("SELECT 1 FROM pg_available_extensions WHERE name = 'amcheck'") != [["1"]]:
             return None
+        there = self.query("SELECT 1 FROM pg_extension WHERE extname = 'amcheck'") == [["1"]]
         self.query("CREATE EXTENSION IF NOT EXISTS amcheck")
         checked = (
             "SELECT count(bt_index_check(c.oid, true)::text) FROM pg_class c JOIN pg_am a ON a.oid = c.relam "
@@ -473,7 +570,85 @@ class Database:
             "WHERE a.amname = 'btree' AND c.relkind = 'i' AND i.indisready AND i.indisvalid AND c.relpersistence <> 't' "
             "AND n.nspname NOT IN ('pg_catalog', 'pg_toast', 'information_schema')"
         )
-        return int(self.query(checked, timeout=6 * 3600)[0][0])
+        number = int(self.query(checked, timeout=6 * 3600)[0][0])
+        if not there:
+            self.query("DROP EXTENSION amcheck")
+        return number
+
+    # --- databases beside each other
+
+    def _maintenance(self, sql: str, timeout: float = 60) -> list[list[str]]:
+        """Rows of a statement about databases, sent from none of them."""
+        return Database(self.installation, self._container, self.user, _MAINTENANCE).query(sql, timeout)
+
+    def databases(self) -> set[str]:
+        """Names of all databases of the server."""
+        return {row[0] for row in self._maintenance("SELECT datname FROM pg_database")}
+
+    def create_beside(self, name: str) -> None:
+        """Create an empty database with encoding, locale and owner of this one."""
+        # LOCALE_PROVIDER's own column has another name in each version.
+        statement = (
+            "SELECT format('CREATE DATABASE %I TEMPLATE template0 OWNER %I ENCODING %L LC_COLLATE %L LC_CTYPE %L', "
+            f"{_literal(name)}, pg_get_userbyid(d.datdba), pg_encoding_to_char(d.encoding), d.datcollate, d.datctype) "
+            "|| CASE d.datlocprovider WHEN 'i' THEN format(' LOCALE_PROVIDER icu ICU_LOCALE %L', "
+            "coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale')) ELSE '' END "
+            f"FROM pg_database d WHERE datname = {_literal(self.name)}"
+        )
+        self._maintenance(self._maintenance(statement)[0][0], timeout=600)
+
+    def drop_beside(self, name: str) -> None:
+        """Drop a database that is not this one, and whatever is connected to it."""
+        if name == self.name:
+            raise ScutumError(f"{name} is the database in force", left="it was not dropped")
+        self._maintenance(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)", timeout=600)
+
+    def own_settings(self) -> list[str]:
+        """What a dump does not bring along: settings and grants of this database as a whole, in words."""
+        sql = (
+            "SELECT 'setting ' || unnest(s.setconfig) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase "
+            f"WHERE d.datname = {_literal(self.name)} "
+            "UNION ALL SELECT 'grants ' || array_to_string(d.datacl, ' ') FROM pg_database d "
+            f"WHERE d.datname = {_literal(self.name)} AND d.datacl IS NOT NULL"
+        )
+        return [row[0] for row in self._maintenance(sql)]
+
+    def analyze(self) -> None:
+        """Have the planner's statistics, which no dump holds."""
+        self.query("ANALYZE", timeout=6 * 3600)
+
+    def swap(self, incoming: str, outgoing: str) -> None:
+        """Give the database `incoming` this one's name, and this one the name `outgoing`: both in one transaction, or neither.
+
+        Whoever is connected to either is disconnected. When it fails, this one takes connections as before.
+        """
+        live, new = _quoted(self.name), _quoted(incoming)
+        both = f"{_literal(self.name)}, {_literal(incoming)}"
+        renamed = (
+            f"BEGIN; ALTER DATABASE {live} RENAME TO {_quoted(outgoing)}; ALTER DATABASE {new} RENAME TO {live}; "
+            f"ALTER DATABASE {live} ALLOW_CONNECTIONS true; ALTER DATABASE {_quoted(outgoing)} ALLOW_CONNECTIONS true; COMMIT"
+        )
+        try:
+            # A pool that connects again at once would keep the name for ever.
+            self._maintenance(
+                f"ALTER DATABASE {live} ALLOW_CONNECTIONS false; ALTER DATABASE {new} ALLOW_CONNECTIONS false"
+            )
+            for attempt in range(20):
+                self._maintenance(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ({both})")
+                try:
+                    self._maintenance(renamed)
+                    return
+                except ScutumError as error:
+                    if "being accessed by other users" not in error.what or attempt == 19:
+                        raise
+                    time.sleep(0.5)
+        except ScutumError:
+            self.allow_connections()
+            raise
+
+    def allow_connections(self) -> None:
+        """Let this database take connections; a swap that was killed may have left it closed."""
+        self._maintenance(f"ALTER DATABASE {_quoted(self.name)} ALLOW_CONNECTIONS true")
 
     def silence(self) -> int:
         """Switch off every event subscription of a copy: they would page the real on-call. Their number."""
@@ -517,41 +692,17 @@ class Database:
         Args:
             timeout: seconds after which it is ended, also when it waits for a lock.
         """
-        compose = self.installation.compose()
-        method = ["-Z", "zstd:3"] if self.server_version() >= 16 else []
         directory = os.path.dirname(path)
         self.check_space(directory)
-        command = [compose.engine.binary, *self._in_container("pg_dump", "-Fc", *method)]
         descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".dump-")
         digest = hashlib.sha256()
         try:
-            # A file and not a pipe: nobody reads it while the dump is read.
-            with os.fdopen(descriptor, "wb") as handle, tempfile.TemporaryFile() as problems:
-                with subprocess.Popen(
-                    command,
-                    env=clean_environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=problems,
-                ) as process:
-                    output = cast(BinaryIO, process.stdout)
-                    end = threading.Timer(timeout, process.kill)
-                    end.start()
-                    for block in iter(partial(output.read, 1 << 20), b""):
-                        digest.update(block)
-                        handle.write(block)
-                    rc = process.wait()
-                    end.cancel()
-                problems.seek(0)
-                problem = problems.read().decode("utf-8", "replace")
+            with os.fdopen(descriptor, "wb") as handle, contextlib.closing(self.dump_stream(timeout=timeout)) as dump:
+                for block in dump:
+                    digest.update(block)
+                    handle.write(block)
                 handle.flush()
                 os.fsync(handle.fileno())
-            if rc != 0:
-                raise ScutumError(
-                    f"pg_dump failed ({rc}): {self.installation.redact(problem.strip()[-400:])}",
-                    left="the database is as it was; no incomplete dump was kept",
-                    next_step=self._look(),
-                )
             os.replace(temporary, path)
         finally:
             if os.path.exists(temporary):
@@ -570,6 +721,15 @@ class Database:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _identifier(text: str) -> str:
+    """The name that an identifier in SQL stands for."""
+    return text[1:-1].replace('""', '"') if text.startswith('"') else text
 
 
 def _free(directory: str) -> int:

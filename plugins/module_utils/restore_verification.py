@@ -11,22 +11,24 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import admin_api, backup, backup_encryption, notify
+from . import admin_api, backup, backup_archive, backup_reading, notify
 from . import backup_catalog as catalog
+from . import report as report_module
+from .backup_reading import NotProven
 from .database import Database
 from .errors import ScutumError, as_error
-from .files import ensure_directory, write_file
+from .files import ensure_directory
 from .installation import Installation
 from .object_store import Store
+from .report import Say, shown, step
 
 LABEL = "ops.scutum.verification"
 SETTINGS = "restore-verification.json"
@@ -46,12 +48,6 @@ _FAST = (
         "maintenance_work_mem=256MB",
     ),
 )
-Say = Callable[[str], None]
-Step = contextlib.AbstractContextManager[Callable[[str], None]]
-
-
-class NotProven(ScutumError):
-    """It was tried, and the backup does not bring everything back."""
 
 
 @dataclass
@@ -140,12 +136,6 @@ def _alone(installation: Installation) -> Iterator[None]:
         yield
 
 
-def shown(installation: Installation, text: str) -> str:
-    """A failure's text for a report: without secrets, and without the rows that Postgres quotes."""
-    lines = [line for line in installation.redact(text).splitlines() if not line.startswith(("CONTEXT:", "DETAIL:"))]
-    return "\n".join(lines)
-
-
 def planned(installation: Installation, wanted: Settings) -> dict[str, Any]:
     """Which backup would be verified; refuses what `verify` would refuse before it pulls anything."""
     place = backup.store(installation, backup.settings(installation))
@@ -175,93 +165,45 @@ def _verify(installation: Installation, wanted: Settings, report: dict[str, Any]
     for left in os.listdir(spool):
         if left.endswith(".dump"):
             os.unlink(os.path.join(spool, left))
-    check_space(installation, manifest, spool)
+    backup_reading.check_space(installation, manifest, spool, "scutum_restore_verification_spool")
     _admin_image(installation, manifest)
     path = os.path.join(spool, f"{name}.dump")
     try:
-        with step(installation, report, "pulled from the store, hashes", say, proves=False) as told:
-            told(pull(place, manifest, wanted.identities, path))
-            told(_check_others(place, manifest))
+        with step(installation, report, "pulled from the store, hashes", say) as told:
+            told(backup_reading.pull(place, manifest, wanted.identities, path))
+            archive = backup_archive.read(place, manifest, wanted.identities)
+            told(f"configuration archive with {len(archive.texts)} files")
         with _throwaway(installation, manifest, wanted.memory, spool) as throwaway:
             database = throwaway.database
-            with step(installation, report, "restored", say) as told:
+            with step(installation, report, "restored", say, NotProven) as told:
                 jobs = os.cpu_count() or 1
+                roles = database.bring_roles(archive.globals)
                 database.restore(f"/spool/{name}.dump", jobs)
-                told(f"PostgreSQL {manifest['postgres']}, {jobs} jobs")
+                told(
+                    f"PostgreSQL {manifest['postgres']}, {jobs} jobs" + (f", roles {', '.join(roles)}" if roles else "")
+                )
             # The file is not needed any more, and the disk may be.
             os.unlink(path)
-            with step(installation, report, "rows and contents", say) as told:
-                told(compare_tables(manifest, database))
-            with step(installation, report, "schema", say) as told:
-                told(compare_schema(manifest, database))
-            with step(installation, report, "indexes (amcheck)", say) as told:
-                number = database.check_indexes()
-                told("this server has no amcheck" if number is None else f"{number} indexes agree with their tables")
-            with step(installation, report, "admin-api serves it", say) as told:
+            compare(installation, manifest, database, report, say)
+            with step(installation, report, "admin-api serves it", say, NotProven) as told:
                 told(_serve(installation, manifest, throwaway))
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
     with contextlib.suppress(ScutumError):
-        live = Database(installation).relations()
-        report["drift"] = {
-            table: live[table] - held["rows"]
-            for table, held in manifest["tables"].items()
-            if table in live and live[table] != held["rows"]
-        }
+        report["drift"] = drift(manifest, Database(installation))
     spent = round(time.time() - report["at"], 1)
     proven = {**report, "ok": True, "outcome": "verified", "recovery_time_seconds": spent}
     place.put(f"{name}/{catalog.VERIFIED}", (json.dumps(proven, indent=1) + "\n").encode(), replace=True)
     report.update(proven)
 
 
-@contextlib.contextmanager
-def step(
-    installation: Installation, report: dict[str, Any], name: str, say: Say, proves: bool = True
-) -> Iterator[Callable[[str], None]]:
-    """A step of a report: its result, what is told about it, its seconds; a failure goes into it and on.
-
-    Args:
-        proves: whether a failure says something about the backup.
-    """
-    start = time.monotonic()
-    detail: list[str] = []
-    try:
-        yield detail.append
-    except ScutumError as error:
-        spent = round(time.monotonic() - start, 1)
-        report["checks"].append(
-            {"name": name, "ok": False, "detail": shown(installation, error.what), "seconds": spent}
-        )
-        say(f"FAIL {name}: {shown(installation, error.what)}")
-        if proves and not isinstance(error, NotProven):
-            raise NotProven(error.what, error.left, error.next_step) from error
-        raise
-    seconds = round(time.monotonic() - start, 1)
-    report["checks"].append({"name": name, "ok": True, "detail": "; ".join(detail), "seconds": seconds})
-    say(f"ok   {name}: {'; '.join(detail)} ({seconds} s)")
-
-
 def _choose(place: Store, wanted: Settings) -> dict[str, Any]:
     """The manifest of the backup that is to be verified."""
-    found = catalog.complete(place)
-    if wanted.name:
-        named = [entry for entry in found if entry.id == wanted.name]
-        if not named:
-            raise ScutumError(
-                f"{place.where}: there is no complete backup {wanted.name}",
-                left="nothing was restored",
-                next_step="scutum-ops backup-info lists them",
-            )
-        return catalog.manifest(place, wanted.name)
-    if not found:
-        raise ScutumError(
-            f"{place.where}: there is no complete backup",
-            left="nothing was restored",
-            next_step="scutum-ops backup takes one",
-        )
-    newest = found[0]
+    newest = catalog.choose(place, wanted.name)
     manifest = catalog.manifest(place, newest.id)
+    if wanted.name:
+        return manifest
     # What it says of itself counts: an old dump under a new name is an old one.
     age = (time.time() - float(manifest["taken"])) / 3600
     if age > wanted.max_age:
@@ -283,96 +225,6 @@ def _choose(place: Store, wanted: Settings) -> dict[str, Any]:
             next_step="take a new backup first, or ask for it again (scutum_restore_verification_again)",
         )
     return manifest
-
-
-def check_space(installation: Installation, manifest: dict[str, Any], spool: str) -> None:
-    """Refuse a restore that would not fit: the dump in the spool, the database below the engine's root."""
-    size = sum(item["size"] for name, item in manifest["objects"].items() if name.startswith(catalog.DUMP))
-    root = installation.engine.versions()["root"] or "/var/lib/docker"
-    # The restored database, and its WAL.
-    needs: dict[int, tuple[str, int]] = {}
-    for where, bytes_ in (
-        (os.path.dirname(spool) or "/", size),
-        (root, int(manifest["database_bytes"] * 1.2) + (1 << 30)),
-    ):
-        device = os.stat(where).st_dev
-        before = needs.get(device, (where, 0))
-        needs[device] = (before[0], before[1] + bytes_)
-    for where, needed in needs.values():
-        status = os.statvfs(where)
-        free = status.f_bavail * status.f_frsize
-        if free < needed:
-            raise ScutumError(
-                f"{where} has {free // 2**20} MiB free, and the restore needs {needed // 2**20} MiB",
-                left="nothing was restored",
-                next_step="free space there, or set scutum_restore_verification_spool to another disk",
-            )
-
-
-def pull(place: Store, manifest: dict[str, Any], identities: list[str], path: str) -> str:
-    """The dump into a private file, decrypted; its hashes are checked while it streams."""
-    part = next((name for name in manifest["objects"] if name.startswith(catalog.DUMP)), "")
-    if not part:
-        raise ScutumError(
-            f"{manifest['id']}: its manifest names no dump",
-            left="nothing was restored",
-            next_step="take another backup",
-        )
-    said = manifest["objects"][part]
-    stored, plain = hashlib.sha256(), hashlib.sha256()
-
-    def counted() -> Iterator[bytes]:
-        for chunk in place.open(f"{manifest['id']}/{part}"):
-            stored.update(chunk)
-            yield chunk
-
-    source = counted()
-    chunks: Iterator[bytes] = source
-    if part.endswith(".age"):
-        if not identities:
-            raise ScutumError(
-                f"{manifest['id']} is encrypted, and this host has no age identity",
-                left="nothing was restored",
-                next_step="write one into the source of secrets as SCUTUM_BACKUP_AGE_IDENTITY",
-            )
-        chunks = backup_encryption.decrypt(chunks, identities)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    size = 0
-    with os.fdopen(descriptor, "wb") as handle:
-        try:
-            for chunk in chunks:
-                plain.update(chunk)
-                size += len(chunk)
-                handle.write(chunk)
-        except ScutumError:
-            # What cannot be decrypted is another key, or was changed: the hash of all of it tells.
-            for unused in source:
-                pass
-            if stored.hexdigest() == said["sha256"]:
-                raise
-    _same(f"{manifest['id']}/{part}", stored.hexdigest(), said["sha256"])
-    _same(f"{manifest['id']}/{part} (decrypted)", plain.hexdigest(), said["plain_sha256"])
-    return f"{size / 2**20:.1f} MiB"
-
-
-def _same(name: str, found: str, wanted: str) -> None:
-    if found != wanted:
-        raise NotProven(
-            f"{name}: it is not what was uploaded (SHA-256 {found[:12]}…, manifest {wanted[:12]}…)",
-            left="nothing was restored",
-            next_step="the object was changed, cut short or swapped in the store: take another backup, and look at who can write there",
-        )
-
-
-def _check_others(place: Store, manifest: dict[str, Any]) -> str:
-    """The other objects of a backup against their hashes; they are not needed here, but a restore needs them."""
-    others = [name for name in manifest["objects"] if not name.startswith(catalog.DUMP)]
-    for name in others:
-        digest = hashlib.sha256()
-        for chunk in place.open(f"{manifest['id']}/{name}"):
-            digest.update(chunk)
-        _same(f"{manifest['id']}/{name}", digest.hexdigest(), manifest["objects"][name]["sha256"])
-    return f"{', '.join(others)} as uploaded"
 
 
 @contextlib.contextmanager
@@ -432,6 +284,19 @@ def _clean(installation: Installation) -> None:
         engine.run("network", "rm", *networks, timeout=60)
 
 
+def compare(
+    installation: Installation, manifest: dict[str, Any], database: Database, report: dict[str, Any], say: Say
+) -> None:
+    """Everything that was restored against the manifest, as steps of a report."""
+    with step(installation, report, "rows and contents", say, NotProven) as told:
+        told(compare_tables(manifest, database))
+    with step(installation, report, "schema", say, NotProven) as told:
+        told(compare_schema(manifest, database))
+    with step(installation, report, "indexes (amcheck)", say, NotProven) as told:
+        number = database.check_indexes()
+        told("this server has no amcheck" if number is None else f"{number} indexes agree with their tables")
+
+
 def compare_tables(manifest: dict[str, Any], database: Database) -> str:
     """Rows and contents of every table against the manifest, in words; refuses any difference."""
     with database.snapshot() as snapshot:
@@ -479,6 +344,16 @@ def compare_schema(manifest: dict[str, Any], database: Database) -> str:
         problems.append(f"alembic is at {database.alembic_version()}, the manifest says {manifest['alembic_head']}")
     _refuse("schema", problems)
     return f"{len(said)} objects are equal, alembic at {manifest['alembic_head'] or 'none'}"
+
+
+def drift(manifest: dict[str, Any], database: Database) -> dict[str, int]:
+    """Rows that a database has more (or less) than a backup, by table; tables without a difference are left out."""
+    live = database.relations()
+    return {
+        table: live[table] - held["rows"]
+        for table, held in manifest["tables"].items()
+        if table in live and live[table] != held["rows"]
+    }
 
 
 def _refuse(what: str, problems: list[str]) -> None:
@@ -558,34 +433,28 @@ def verdict(report: dict[str, Any]) -> str:
 
 def text(report: dict[str, Any]) -> list[str]:
     """The report for people."""
-    lines = [f"{verdict(report)}, in {report['recovery_time_seconds']} s"]
+    return [_head(report), *report_module.lines(report), *_rest(report)]
+
+
+def page(report: dict[str, Any]) -> str:
+    """The report as a page of its own."""
+    return report_module.page(_head(report), report, _rest(report))
+
+
+def _head(report: dict[str, Any]) -> str:
+    return f"{verdict(report)}, in {report['recovery_time_seconds']} s"
+
+
+def _rest(report: dict[str, Any]) -> list[str]:
+    lines = []
     if "recovery_point_seconds" in report:
         lines.append(f"recovery point: {report['recovery_point_seconds'] / 3600:.1f} hours before this test")
-    lines += [f"{'ok  ' if item['ok'] else 'FAIL'} {item['name']}: {item['detail']}" for item in report["checks"]]
     if report.get("next_step"):
         lines.append(f"Next: {report['next_step']}")
     if report["drift"]:
         moved = ", ".join(f"{name} {number:+d}" for name, number in sorted(report["drift"].items()))
         lines.append(f"rows since, in the live database (information): {moved}")
     return lines
-
-
-def html(report: dict[str, Any]) -> str:
-    """The report as a page of its own."""
-    import html as escape
-
-    rows = "".join(
-        f"<tr style='background:{'#e6f4ea' if item['ok'] else '#fce8e6'}'><td>{'ok' if item['ok'] else 'FAIL'}</td>"
-        f"<td>{escape.escape(item['name'])}</td><td>{escape.escape(str(item['detail']))}</td><td>{item['seconds']} s</td></tr>"
-        for item in report["checks"]
-    )
-    head = escape.escape(text(report)[0])
-    return (
-        f"<!doctype html><meta charset='utf-8'><title>{head}</title><body style='font-family:sans-serif'><h1>{head}</h1>"
-        f"<table cellpadding='6' style='border-collapse:collapse'>{rows}</table><p>"
-        + "<br>".join(escape.escape(line) for line in text(report)[1:2] + text(report)[2 + len(report["checks"]) :])
-        + "</p></body>\n"
-    )
 
 
 def _keep(installation: Installation, report: dict[str, Any], directory: str) -> None:
@@ -599,8 +468,7 @@ def _keep(installation: Installation, report: dict[str, Any], directory: str) ->
             [],
         )
     with contextlib.suppress(ScutumError, OSError):
-        for ending, content in (("json", json.dumps(report, indent=1) + "\n"), ("html", html(report))):
-            write_file(os.path.join(installation.private, f"{REPORT}.{ending}"), content, 0o600)
+        report_module.keep(installation, REPORT, report, page(report))
     if report["ok"]:
         taken = report["at"] - report["recovery_point_seconds"]
         with contextlib.suppress(ScutumError, OSError):

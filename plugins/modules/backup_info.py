@@ -55,6 +55,11 @@ backups:
     verified:
       description: Whether a restore of it was proven.
       type: bool
+before_restores:
+  description: Names of those that were taken before a restore; they are kept until somebody removes them.
+  returned: success
+  type: list
+  elements: str
 incomplete:
   description: Names of what was begun and never finished.
   returned: success

@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.scutum.ops.plugins.module_utils import (
     admin_api,
     backup,
+    backup_archive,
     backup_catalog,
     cli,
     object_store,
@@ -110,7 +111,7 @@ def test_a_configuration_archive_holds_no_secret_unless_it_is_encrypted(installa
     (Path(installation.directory) / "scutum-ops.override.yaml").write_text("x: canary-password\n")
 
     def held(secrets: bool) -> dict[str, str]:
-        data = backup.configuration(installation, database, secrets)
+        data = backup_archive.build(installation, database, secrets)
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             members = [(member.name, archive.extractfile(member)) for member in archive]
             return {name: file.read().decode() for name, file in members if file}
@@ -141,7 +142,7 @@ def test_a_report_says_which_of_three_ways_it_went() -> None:
     text = "\n".join(restore_verification.text(report))
     assert "backup 20261125T031700Z DOES NOT RESTORE, in 9.5 s" in text and "2.0 hours before" in text
     assert "FAIL rows: audit_logs <is> empty" in text and "public.a +2" in text and "Next: take another one" in text
-    page = restore_verification.html(report)
+    page = restore_verification.page(report)
     assert "audit_logs &lt;is&gt; empty" in page and "<is>" not in page
     report["outcome"] = "unknown"
     assert "COULD NOT BE VERIFIED" in restore_verification.text(report)[0]
