@@ -25,6 +25,8 @@ from . import (
     licence_activation,
     licence_watch,
     metrics,
+    restore,
+    restore_host,
     restore_verification,
     secret_ages,
     secret_fetch,
@@ -171,6 +173,37 @@ def verify_restore(installation: Installation, arguments: argparse.Namespace) ->
     return bool(result["ok"]) or arguments.check, result, "\n".join(result["text"])
 
 
+def restore_backup(installation: Installation, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any], str]:
+    """A backup restored into production, or the way back, or its end; without a confirmation only what would be done."""
+    given = json.load(sys.stdin) if arguments.settings == "-" else {}
+    environment = {key: str(value) for key, value in given.get("environment", {}).items()}
+    identity = environment.get("SCUTUM_BACKUP_AGE_IDENTITY") or installation.secret("SCUTUM_BACKUP_AGE_IDENTITY")
+    wanted = restore.Settings(
+        name=arguments.name,
+        confirm=arguments.confirm,
+        undo=arguments.undo,
+        finalize=arguments.finalize,
+        safety=not arguments.no_safety_backup,
+        drill=arguments.drill,
+        spool=arguments.spool,
+        store=given.get("store", {}),
+        identities=[identity] if identity else [],
+        environment=environment,
+        timeout=arguments.timeout,
+    )
+    if arguments.prepare:
+        result = restore_host.prepare(installation, wanted, arguments.check)
+    elif not installation.exists():
+        raise ScutumError(
+            f"{installation.directory} holds no installation",
+            left="nothing was changed",
+            next_step="playbooks/restore.yml installs the release of the backup first; or name the directory with --dir",
+        )
+    else:
+        result = restore.run(installation, wanted, _say, arguments.check)
+    return True, result, "\n".join(result["text"])
+
+
 def show_backups(installation: Installation, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any], str]:
     """Which backups there are."""
     result = backup.info(installation)
@@ -178,6 +211,7 @@ def show_backups(installation: Installation, arguments: argparse.Namespace) -> t
         f"{item['id']}  {item['bytes'] / 2**20:10.1f} MiB  {'verified' if item['verified'] else ''}".rstrip()
         for item in result["backups"]
     ]
+    lines += [f"{name}  taken before a restore" for name in result["before_restores"]]
     lines += [f"{name}  was begun and never finished: it counts for nothing" for name in result["incomplete"]]
     return bool(result["backups"]), result, "\n".join(lines or [f"there is no backup in {result['where']}"])
 
@@ -190,9 +224,9 @@ def _days(arguments: argparse.Namespace) -> dict[str, int]:
 
 # A schedule's time-out, or a host that shuts down, is said like any failure and cleaned up after. All other jobs just end: one that waits
 # for a source would take it for another failed try, and keep the host from shutting down.
-ENDED = frozenset({"backup", "verify-restore"})
+ENDED = frozenset({"backup", "verify-restore", "restore"})
 # What runs before there is an installation.
-EARLY = frozenset({"secrets-fetch"})
+EARLY = frozenset({"secrets-fetch", "restore"})
 
 JOBS: dict[str, Callable[[Installation, argparse.Namespace], tuple[bool, dict[str, Any], str]]] = {
     "verify": verify,
@@ -202,6 +236,7 @@ JOBS: dict[str, Callable[[Installation, argparse.Namespace], tuple[bool, dict[st
     "backup": take_backup,
     "backup-info": show_backups,
     "verify-restore": verify_restore,
+    "restore": restore_backup,
     "secrets-fetch": fetch_secrets,
     "secrets-rotate": rotate_secrets,
     "secrets-age": show_ages,
@@ -247,6 +282,24 @@ def main(argv: list[str] | None = None) -> int:
     job.add_argument("--spool", default="", help="directory for the dump while it is restored")
     job.add_argument("--metrics", default="", help="directory for the metrics")
     job.add_argument("--check", action="store_true", help="only say which one it would be")
+    job = jobs.add_parser(
+        "restore", help="restore a backup into production; without --confirm it only says what it would do"
+    )
+    job.add_argument("--name", default="", help="of a backup (default: the newest)")
+    job.add_argument("--confirm", default="", metavar="HOST", help="this host's name: restore")
+    job.add_argument("--undo", default="", metavar="HOST", help="this host's name: go back to what served before")
+    job.add_argument("--finalize", default="", metavar="HOST", help="this host's name: drop the database that was kept")
+    job.add_argument("--no-safety-backup", action="store_true", help="take no backup of what is there first")
+    job.add_argument(
+        "--drill", action="store_true", help="take event subscriptions out: they would page the real on-call"
+    )
+    job.add_argument("--spool", default="", help="directory for the dump while it is restored")
+    job.add_argument("--timeout", type=float, default=300, help="seconds for services to be healthy again")
+    job.add_argument("--check", action="store_true", help="only say what would be done")
+    job.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
+    job.add_argument(
+        "--settings", default="", help="-: store and environment from standard input, as the role gives them"
+    )
     job = jobs.add_parser(
         "secrets-fetch", help="have the source's secrets on the tmpfs; runs before the engine at boot"
     )

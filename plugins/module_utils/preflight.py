@@ -113,7 +113,7 @@ def examine(
             problems.append(f"scutum_env: {why}")
     if engine["present"]:
         problems += _other_installations(installation)
-        problems += _orphaned_data(installation)
+        problems += orphaned_data(installation)
         if kind == "vendor":
             problems += _profiles_off(installation, set(profiles or env.get("COMPOSE_PROFILES").split(",")))
     problems += _busy_ports(installation, env, texts, bind_address, engine["present"])
@@ -216,7 +216,8 @@ def _profiles_off(installation: Installation, on: set[str]) -> list[str]:
     ]
 
 
-def _orphaned_data(installation: Installation) -> list[str]:
+def orphaned_data(installation: Installation) -> list[str]:
+    """A database of an installation whose config/.env is gone, in words: its password is gone with it."""
     volume = f"{installation.project}_postgres-data"
     if not installation.exists() and installation.engine.inspect("volume", [volume]):
         text = (

@@ -1,0 +1,672 @@
+# Copyright (c) 2026, scutum.ops maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Restoring a backup into production: beside the database that serves, compared there, and then the two swap names.
+
+restoring → ready → swapping → swapped → kept → (finalized: the other database is dropped, the record goes)
+
+The phase is recorded on the host before its work begins, so that whoever comes after a kill goes on from there. Both names change in one
+transaction: a database has the name in force, or it has not. What served before is kept under another name until somebody finalizes; until
+then there is a way back, which is the same swap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from . import backup, backup_archive, backup_reading, restore_verification, schema_guard, stack, verification
+from . import backup_catalog as catalog
+from . import report as report_module
+from .compose import MERGED_FILE
+from .database import Database
+from .errors import ScutumError, as_error
+from .files import ensure_directory, read_text, write_file
+from .installation import Installation
+from .object_store import Store
+from .report import Say, step
+from .secret_rotation import open_rotation
+
+RECORD = "restore.json"
+REPORT = "restore-report"
+_SPOOL = "restore-dump"
+# Beside the files in force, when a backup's differ from them.
+_COPIES = "restored"
+# What the host's record says about the database in force: it changes with the database.
+_ABOUT_DATABASE = ("litellm_schema", "schema_window")
+
+PREPARED, RESTORING, READY, SWAPPING, SWAPPED, KEPT = (
+    "prepared", "restoring", "ready", "swapping", "swapped", "kept",
+)  # fmt: skip
+
+
+@dataclass
+class Settings:
+    """What an operator asks for: the variables of the role, without their prefix.
+
+    Args:
+        name: of a backup; empty for the newest.
+        confirm, undo, finalize: this host's name, as a confirmation; without one nothing is done.
+        safety: take a backup of what is there first.
+        drill: take event subscriptions out, which would page the real on-call.
+        spool: directory for the dump; empty for one below the installation's private directory.
+        store: where the backup is; empty for the place of this host's own backups.
+        identities: of age, for an encrypted backup.
+        environment: values of config/.env that are not on the host yet; a credential of the store, for instance.
+        timeout: seconds until services have to be healthy.
+    """
+
+    name: str = ""
+    confirm: str = ""
+    undo: str = ""
+    finalize: str = ""
+    safety: bool = True
+    drill: bool = False
+    spool: str = ""
+    store: dict[str, Any] = field(default_factory=dict)
+    identities: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    timeout: float = 300
+
+
+@dataclass
+class Open:
+    """A restore that is not over.
+
+    Args:
+        phase: see the head of this file; `prepared`: an empty host was given a configuration, and nothing was restored yet.
+        id: of the backup.
+        began: seconds since 1970.
+        release: of the backup.
+        fresh: the host was empty: there is nothing to take a safety backup of.
+        new_secrets: keys whose values the backup did not hold, nor anybody else.
+        safety: id of the backup that was taken before.
+        incoming: the database that gets the name in force.
+        outgoing: the name that the database in force gets.
+        back: it is the way back.
+        about: what the host's record says about `incoming` (`litellm_schema`, `schema_window`).
+        about_outgoing: the same about the database that was in force.
+    """
+
+    phase: str
+    id: str
+    began: float
+    release: str = ""
+    fresh: bool = False
+    new_secrets: list[str] = field(default_factory=list)
+    safety: str = ""
+    incoming: str = ""
+    outgoing: str = ""
+    back: bool = False
+    about: dict[str, Any] = field(default_factory=dict)
+    about_outgoing: dict[str, Any] = field(default_factory=dict)
+
+
+def load(installation: Installation) -> Open | None:
+    """The restore that is not over; None when there is none."""
+    text = read_text(os.path.join(installation.private, RECORD))
+    return Open(**json.loads(text)) if text else None
+
+
+def save(installation: Installation, record: Open, **changes: Any) -> Open:
+    """Record a restore, with some fields changed."""
+    record = Open(**{**asdict(record), **changes})
+    ensure_directory(installation.private, 0o700)
+    write_file(os.path.join(installation.private, RECORD), json.dumps(asdict(record), indent=1) + "\n", 0o600)
+    return record
+
+
+def host_name() -> str:
+    """What a confirmation has to say."""
+    return socket.gethostname()
+
+
+def confirmed(wanted: Settings) -> str:
+    """Which of `confirm`, `undo`, `finalize` is asked for; empty for none. Refuses two, and another host's name."""
+    asked = {word: str(getattr(wanted, word)) for word in ("confirm", "undo", "finalize") if getattr(wanted, word)}
+    if len(asked) > 1:
+        raise ScutumError(
+            f"{' and '.join(f'scutum_restore_{word}' for word in asked)} exclude each other",
+            left="nothing was changed",
+            next_step="set one of them",
+        )
+    for word, value in asked.items():
+        if value != host_name():
+            raise ScutumError(
+                f"scutum_restore_{word} is {value!r}, and this host is {host_name()}",
+                left="nothing was changed",
+                next_step=f"look whether it is the host that you mean; if so: -e scutum_restore_{word}={host_name()}",
+            )
+    return next(iter(asked), "")
+
+
+def run(installation: Installation, wanted: Settings, say: Say, check: bool = False) -> dict[str, Any]:
+    """Restore, go back, or finalize, by what is confirmed; without a confirmation, or in check mode, say what would be done.
+
+    Returns:
+        The report: `ok`, `outcome` (planned, restored, undone, finalized, unchanged; failed, in the one that is kept on the host),
+        `changed`, `id`, `checks` (name, ok, detail, seconds), `warnings`, `plan`, `recovery_point_seconds`, `recovery_time_seconds`,
+        `kept` (name of the other database), `drift` (rows that it has more or less, by table), `safety` (id of the backup before),
+        `text` (for people).
+
+    Raises:
+        ScutumError: what state was left, and what is next, is in it.
+    """
+    word = confirmed(wanted)
+    report: dict[str, Any] = {
+        "ok": False, "outcome": "planned", "changed": False, "id": wanted.name, "checks": [], "warnings": [], "drift": {},
+        "plan": [], "kept": "", "safety": "", "at": time.time(),
+    }  # fmt: skip
+    try:
+        if check or not word:
+            report["changed"] = _plan(installation, wanted, word, report) and bool(word)
+        else:
+            with installation.lock():
+                record = load(installation)
+                if _settled(record, wanted, word):
+                    report.update(outcome="unchanged", kept=record.outgoing if record else "")
+                    report["warnings"].append(_state(record))
+                elif word == "confirm":
+                    _restore(installation, record, wanted, report, say)
+                elif record and word == "undo":
+                    _undo(installation, record, wanted, report, say)
+                elif record:
+                    _finalize(installation, record, wanted, report, say)
+                report["changed"] = report["outcome"] != "unchanged"
+        report["ok"] = True
+    except Exception as problem:
+        error = as_error(problem)
+        report["outcome"] = "failed"
+        report["error"], report["next_step"] = report_module.shown(installation, error.what), error.next_step
+        raise error from problem
+    finally:
+        if report["checks"]:
+            with contextlib.suppress(OSError):
+                report_module.keep(
+                    installation, REPORT, report, report_module.page(_head(report), report, _rest(report))
+                )
+    return {**report, "text": text(report)}
+
+
+def _settled(record: Open | None, wanted: Settings, word: str) -> bool:
+    """Whether what is asked for is so already. Refuses what an open restore stands in the way of."""
+    if word == "confirm":
+        if record is None or not (record.back or record.phase in (SWAPPING, SWAPPED, KEPT)):
+            return False
+        if record.back or wanted.name not in ("", record.id):
+            raise ScutumError(
+                f"a restore is open: {_state(record)}", left="nothing was changed", next_step=_next(record)
+            )
+        return record.phase == KEPT
+    if record is None:
+        return True
+    if word == "undo":
+        return record.phase == PREPARED or (record.back and record.phase == KEPT)
+    if record.phase != KEPT:
+        raise ScutumError(
+            f"a restore is not over: {_state(record)}", left="nothing was dropped", next_step=_next(record)
+        )
+    return False
+
+
+# --- forward
+
+
+def _plan(installation: Installation, wanted: Settings, word: str, report: dict[str, Any]) -> bool:
+    """What would be done; whether that is anything."""
+    record = load(installation)
+    if record:
+        report.update(id=record.id, safety=record.safety)
+        report["warnings"].append(_state(record))
+    if word in ("undo", "finalize") or (record and record.phase in (SWAPPING, SWAPPED, KEPT)):
+        settled = _settled(record, wanted, word or "confirm")
+        report["plan"] = [_next(record)] if record and not settled else []
+        return not settled
+    place = _place(installation, wanted)
+    manifest = _manifest(place, wanted, record)
+    report.update(id=manifest["id"], recovery_point_seconds=round(time.time() - manifest["taken"], 1))
+    _refuse_unfit(installation, manifest, wanted)
+    database = Database(installation)
+    rows = sum(int(item["rows"]) for item in manifest["tables"].values())
+    safety = (
+        f"a safety backup into {_own_place(installation).where}"
+        if _wants_safety(wanted, record)
+        else "no safety backup"
+    )
+    report["plan"] = [
+        safety,
+        f"{rows} rows of {len(manifest['tables'])} tables into a new database beside {database.name}, compared with the manifest",
+        f"{', '.join(schema_guard.writers(installation.compose().model()))} stop, the two databases swap names, and they start again",
+        f"the database that serves now is kept until scutum_restore_finalize={host_name()}",
+    ]
+    report["next_step"] = (
+        f"scutum_restore_confirm={host_name()} restores it (on the host: scutum-ops restore --confirm {host_name()})"
+    )
+    if not catalog.choose(place, manifest["id"]).verified:
+        report["warnings"].append(
+            f"{manifest['id']} was never proven by a restore: playbooks/verify_restore.yml -e scutum_restore_verification_name="
+            f"{manifest['id']} does that beside production"
+        )
+    return True
+
+
+def _restore(
+    installation: Installation, record: Open | None, wanted: Settings, report: dict[str, Any], say: Say
+) -> None:
+    if record is None or record.phase not in (SWAPPING, SWAPPED):
+        record = _fill(installation, wanted, record, report, say)
+    report.update(id=record.id, safety=record.safety)
+    _switch(installation, record, wanted, report, say)
+    report["outcome"] = "restored"
+
+
+def _fill(installation: Installation, wanted: Settings, record: Open | None, report: dict[str, Any], say: Say) -> Open:
+    """Have the backup in a database beside the one that serves, compared with its manifest; nothing in force is touched."""
+    place = _place(installation, wanted)
+    manifest = _manifest(place, wanted, record)
+    name = report["id"] = manifest["id"]
+    report["recovery_point_seconds"] = round(time.time() - manifest["taken"], 1)
+    database = Database(installation)
+    if record and record.phase == READY and record.id == name:
+        return record
+    _refuse_unfit(installation, manifest, wanted)
+    if record and record.incoming:
+        database.drop_beside(record.incoming)
+    stamp = catalog.new_id().lower()
+    record = save(
+        installation,
+        record or Open(PREPARED, name, time.time()),
+        phase=RESTORING,
+        id=name,
+        release=manifest["release"],
+        incoming=_beside(database.name, "restored", stamp),
+        outgoing=_beside(database.name, "before", stamp),
+        about=_about(manifest),
+    )
+    if _wants_safety(wanted, record):
+        with step(installation, report, "safety backup", say) as told:
+            taken = _safety(installation, say)
+            record = save(installation, record, safety=taken["id"])
+            told(f"{taken['id']}, {taken['rows']} rows, in {taken['where']}")
+    spool = _spool(installation, wanted)
+    path = os.path.join(spool, f"{name}.dump")
+    try:
+        with step(installation, report, "pulled from the store, hashes", say) as told:
+            told(backup_reading.pull(place, manifest, wanted.identities, path))
+            archive = backup_archive.read(place, manifest, wanted.identities)
+            told(f"configuration archive with {len(archive.texts)} files")
+        new = Database(installation, name=record.incoming)
+        with step(installation, report, "restored beside", say) as told:
+            database.create_beside(record.incoming)
+            roles = database.bring_roles(archive.globals)
+            jobs = os.cpu_count() or 1
+            new.restore_from(path, jobs, installation.secret("POSTGRES_PASSWORD"))
+            new.analyze()
+            told(f"{record.incoming}, {jobs} jobs")
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    restore_verification.compare(installation, manifest, new, report, say)
+    if wanted.drill:
+        report["warnings"].append(f"a drill: {new.silence()} event subscriptions were taken out of the restored data")
+    report["warnings"] += _not_brought(installation, database, manifest, archive, roles, record)
+    return save(installation, record, phase=READY)
+
+
+def _not_brought(
+    installation: Installation,
+    database: Database,
+    manifest: dict[str, Any],
+    archive: backup_archive.Archive,
+    roles: list[str],
+    record: Open,
+) -> list[str]:
+    """What a restore does not bring back, in words."""
+    found = [f"{key}: {_CONSEQUENCES.get(key, 'it was nowhere; set it again')}" for key in record.new_secrets]
+    if manifest.get("salt") and manifest["salt"] != backup_archive.salt_mark(installation):
+        found.append(f"LITELLM_SALT_KEY is not the one of the backup: {_CONSEQUENCES['LITELLM_SALT_KEY']}")
+    if roles:
+        found.append(f"roles that were created without a password: {', '.join(roles)} (ALTER ROLE … PASSWORD)")
+    found += [
+        f"{what} of the database as a whole: no dump holds it; the kept database has it"
+        for what in database.own_settings()
+    ]
+    copies = os.path.join(installation.private, _COPIES, manifest["id"])
+    for name, held in sorted(archive.texts.items()):
+        # What Compose reads is made of the others.
+        if (
+            name in backup_archive.FILES
+            and name not in (MERGED_FILE, backup_archive.STATE)
+            and read_text(installation.path(name)) != held
+        ):
+            ensure_directory(os.path.dirname(os.path.join(copies, name)), 0o700)
+            write_file(os.path.join(copies, name), held, 0o600)
+            found.append(
+                f"{name} is another one than in the backup, whose is {os.path.join(copies, name)}: variables decide it"
+            )
+    return found
+
+
+# --- the swap, and the way back
+
+
+def _switch(installation: Installation, record: Open, wanted: Settings, report: dict[str, Any], say: Say) -> None:
+    """Have `incoming` in force and everything running on it; when that fails, have what served before serve again."""
+    record = _swap(installation, record, wanted, report, say)
+    try:
+        _start(installation, wanted, report, say)
+    except ScutumError as error:
+        if record.back:
+            raise ScutumError(
+                error.what,
+                f"{Database(installation).name} is the database from before the restore; {error.left}",
+                _next(record),
+            ) from error
+        _return(installation, record, error, wanted, report, say)
+    record = save(installation, record, phase=KEPT)
+    report["kept"] = record.outgoing
+    if not record.back:
+        report["recovery_time_seconds"] = round(time.time() - record.began, 1)
+
+
+def _return(
+    installation: Installation, record: Open, error: ScutumError, wanted: Settings, report: dict[str, Any], say: Say
+) -> None:
+    """Go back from a restored database that does not serve; always ends in a failure."""
+    say("going back to the database that served before")
+    went = _turned(installation, record)
+    try:
+        went = _swap(installation, went, wanted, report, say)
+        _start(installation, wanted, report, say)
+    except ScutumError as second:
+        raise ScutumError(
+            f"the restored database did not serve: {error.what}\nand going back failed: {second.what}",
+            left=f"{_state(load(installation))}; {second.left}",
+            next_step=f"correct the cause, then: {_next(went)}",
+        ) from second
+    went = save(installation, went, phase=KEPT)
+    raise ScutumError(
+        f"the restored database did not serve: {error.what}",
+        left=f"the database that served before serves again; the restored one is kept as {went.outgoing} for a look",
+        next_step=f"find the cause; {_next(went)}, and then another restore can begin",
+    ) from error
+
+
+def _swap(installation: Installation, record: Open, wanted: Settings, report: dict[str, Any], say: Say) -> Open:
+    """Writers stopped, names swapped; they are not started again here, unless it fails."""
+    if record.phase == SWAPPED:
+        return record
+    database = Database(installation)
+    state = installation.state()
+    before = record
+    if record.phase != SWAPPING:
+        record = save(
+            installation, record, phase=SWAPPING, about_outgoing={key: state.get(key) for key in _ABOUT_DATABASE}
+        )
+    compose = installation.compose()
+    try:
+        with step(installation, report, "writers stopped", say) as told:
+            stopped = schema_guard.writers(compose.model())
+            compose.must("stop", *stopped, timeout=120)
+            told(", ".join(stopped))
+        with step(installation, report, "names swapped", say) as told:
+            # A run that was killed may have done it: then there is no database of that name any more.
+            if record.incoming in database.databases():
+                database.swap(record.incoming, record.outgoing)
+            told(f"{record.incoming} is {database.name} now, and what served before is {record.outgoing}")
+    except ScutumError as error:
+        save(installation, before)
+        with contextlib.suppress(ScutumError):
+            database.allow_connections()
+        left = f"nothing was swapped: {database.name} is what it was, {record.incoming} stands beside it; "
+        try:
+            stack.apply(installation, wanted.timeout, say)
+            left += "all services run"
+        except ScutumError as second:
+            left += f"services do not all run: {second.what}"
+        raise ScutumError(error.what, left, f"correct the cause, then run it again: {_next(before)}") from error
+    installation.save_state(**record.about)
+    record = save(installation, record, phase=SWAPPED)
+    with contextlib.suppress(ScutumError):
+        report["drift"] = _drift(installation, record, database)
+    return record
+
+
+def _start(installation: Installation, wanted: Settings, report: dict[str, Any], say: Say) -> None:
+    """Everything running on what is in force, and verified."""
+    with step(installation, report, "services started", say) as told:
+        done = stack.apply(installation, wanted.timeout, say)
+        told(", ".join(f"{name}: {action}" for name, action in sorted(done["actions"].items())) or "all ran")
+    with step(installation, report, "installation verified", say) as told:
+        end = time.monotonic() + wanted.timeout
+        while True:
+            found = verification.verify(installation, str(installation.state().get("version") or ""), [])
+            bad = [f"{item['name']}: {item['detail']}" for item in found["checks"] if not item["ok"]]
+            if not bad:
+                break
+            # One that has just started on a busy host answers once and then not for a while (measured).
+            if time.monotonic() > end:
+                raise ScutumError("; ".join(bad), left="services run", next_step="scutum-ops verify")
+            time.sleep(5)
+        told(f"{len(found['checks'])} checks; admin-api answered with rows of it")
+
+
+def _turned(installation: Installation, record: Open) -> Open:
+    """The way back from a record: what was put aside comes in again."""
+    database = Database(installation)
+    return save(
+        installation,
+        record,
+        phase=READY,
+        back=True,
+        incoming=record.outgoing,
+        outgoing=_beside(database.name, "undone", catalog.new_id().lower()),
+        about=record.about_outgoing,
+    )
+
+
+def _undo(installation: Installation, record: Open, wanted: Settings, report: dict[str, Any], say: Say) -> None:
+    report.update(id=record.id, safety=record.safety, outcome="undone")
+    database = Database(installation)
+    if not record.back and record.phase != SWAPPED and record.outgoing not in database.databases():
+        with step(installation, report, "restored database dropped", say) as told:
+            database.allow_connections()
+            database.drop_beside(record.incoming)
+            told(f"{record.incoming}, a copy of the backup")
+        _start(installation, wanted, report, say)
+        os.unlink(os.path.join(installation.private, RECORD))
+        return
+    _switch(installation, record if record.back else _turned(installation, record), wanted, report, say)
+
+
+def _finalize(installation: Installation, record: Open, wanted: Settings, report: dict[str, Any], say: Say) -> None:
+    report.update(id=record.id, safety=record.safety, outcome="finalized")
+    database = Database(installation)
+    with step(installation, report, "kept database dropped", say) as told:
+        if database.name not in database.databases():
+            raise ScutumError(f"there is no database {database.name}", left="nothing was dropped")
+        database.drop_beside(record.outgoing)
+        told(record.outgoing)
+    os.unlink(os.path.join(installation.private, RECORD))
+
+
+# --- small decisions
+
+
+def _place(installation: Installation, wanted: Settings) -> Store:
+    kept = backup.Settings(store=wanted.store) if wanted.store else backup.settings(installation)
+    return backup.store(installation, kept, given=wanted.environment)
+
+
+def _own_place(installation: Installation) -> Store:
+    return backup.store(installation, backup.settings(installation))
+
+
+def _manifest(place: Store, wanted: Settings, record: Open | None) -> dict[str, Any]:
+    """Of the backup that is asked for; without a name of the one that was begun with, else of the newest."""
+    begun = record.id if record else ""
+    return catalog.manifest(place, catalog.choose(place, wanted.name or begun).id)
+
+
+def _wants_safety(wanted: Settings, record: Open | None) -> bool:
+    return wanted.safety and not (record and (record.fresh or record.safety))
+
+
+def _safety(installation: Installation, say: Say) -> dict[str, Any]:
+    try:
+        return backup.take(installation, backup.settings(installation), say, safety=True)
+    except ScutumError as error:
+        raise ScutumError(
+            f"the safety backup failed: {error.what}",
+            left="nothing in force was changed",
+            next_step=f"{error.next_step}; or go on without it (scutum_restore_safety_backup: false): the database that serves now is "
+            "kept beside the restored one in any case",
+        ) from error
+
+
+def _refuse_unfit(installation: Installation, manifest: dict[str, Any], wanted: Settings) -> None:
+    """Refuse what could not end well, before anything is changed."""
+    name, here = manifest["id"], str(installation.state().get("version") or "")
+    untouched = "nothing was changed"
+    if manifest["release"] != here:
+        raise ScutumError(
+            f"{name} is of release {manifest['release'] or '(not recorded)'}, and {here or 'none'} is installed here: its database "
+            "belongs to that release's images",
+            left=untouched,
+            next_step=f"choose a backup of {here} (scutum-ops backup-info); or restore on an empty host, which gets that release",
+        )
+    server = Database(installation).server_version()
+    if manifest["postgres"] > server:
+        raise ScutumError(
+            f"{name} is of PostgreSQL {manifest['postgres']}, and {server} runs here",
+            left=untouched,
+            next_step="restore it where that version runs",
+        )
+    if manifest.get("encryption") and not wanted.identities:
+        raise ScutumError(
+            f"{name} is encrypted, and this host has no age identity",
+            left=untouched,
+            next_step="write one into the source of secrets as SCUTUM_BACKUP_AGE_IDENTITY",
+        )
+    begun = open_rotation(installation)
+    if begun:
+        raise ScutumError(
+            f"a rotation of {', '.join(begun)} was interrupted",
+            left=untouched,
+            next_step="run playbooks/secrets.yml, which finishes it",
+        )
+    backup_reading.check_space(installation, manifest, _spool(installation, wanted), "scutum_restore_spool")
+
+
+def _spool(installation: Installation, wanted: Settings) -> str:
+    """A private directory for the dump; what a run that was killed left there in clear is gone."""
+    spool = wanted.spool or os.path.join(installation.private, _SPOOL)
+    ensure_directory(spool, 0o700)
+    for left in os.listdir(spool):
+        if re.fullmatch(r"\d{8}T\d{6}Z\.dump", left):
+            os.unlink(os.path.join(spool, left))
+    return spool
+
+
+def _beside(name: str, word: str, stamp: str) -> str:
+    """A name for a database beside another one; Postgres cuts names after 63 bytes."""
+    ending = f"_{word}_{stamp}"
+    return name.encode()[: 63 - len(ending)].decode("utf-8", "ignore") + ending
+
+
+def _about(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the host's record has to say about a restored database: which LiteLLM prepared it."""
+    image = manifest["images"].get("litellm", {})
+    known = {"image_id": image["id"], "image": manifest["release"]} if image.get("id") else None
+    return {"litellm_schema": known, "schema_window": None}
+
+
+def _drift(installation: Installation, record: Open, database: Database) -> dict[str, int]:
+    """Rows that only the database has that was put aside, by table."""
+    now, aside = database.relations(), Database(installation, name=record.outgoing).relations()
+    return {table: rows - now.get(table, 0) for table, rows in aside.items() if rows != now.get(table, 0)}
+
+
+# --- saying it
+
+# What it means that a secret could not be brought back.
+_CONSEQUENCES = {
+    "LITELLM_SALT_KEY": "what LiteLLM stored encrypted (credentials of models) cannot be read: enter it again",
+    "SCUTUM_API_KEY": "a new one was made: every application needs it (config/.env, or the source of secrets)",
+    "JWT_SECRET_KEY": "a new one was made: every administrator logs in again",
+    "INTERNAL_SERVICE_KEY": "a new one was made: the services have it",
+    "POSTGRES_PASSWORD": "a new one was made: the services have it",
+    "GRAFANA_ADMIN_PASSWORD": "a new one was made",
+}
+
+
+def _state(record: Open | None) -> str:
+    """Where an open restore stands, in words."""
+    if record is None:
+        return "no restore is open"
+    if record.phase == KEPT:
+        what = "was taken back" if record.back else "is in force"
+        return f"{record.id} {what}; the other database is kept as {record.outgoing}"
+    if record.back:
+        return f"going back from {record.id} was interrupted"
+    if record.phase in (SWAPPING, SWAPPED):
+        return f"the restore of {record.id} was interrupted while the databases swapped names"
+    if record.phase == PREPARED:
+        return f"the host was made ready for {record.id}, which is not restored yet"
+    return f"the restore of {record.id} was interrupted; nothing in force was changed"
+
+
+def _next(record: Open) -> str:
+    """What finishes an open restore."""
+    host = host_name()
+    if record.phase == KEPT:
+        finalize = f"scutum_restore_finalize={host} drops {record.outgoing}"
+        return finalize if record.back else f"{finalize}; scutum_restore_undo={host} goes back to it"
+    word = "undo" if record.back else "confirm"
+    return f"scutum_restore_{word}={host} goes on" + (
+        "" if record.back else f" with {record.id}; scutum_restore_undo={host} leaves what served before"
+    )
+
+
+def text(report: dict[str, Any]) -> list[str]:
+    """The report for people."""
+    return [_head(report), *report_module.lines(report), *_rest(report)]
+
+
+def _head(report: dict[str, Any]) -> str:
+    name = f"backup {report['id']}" if report["id"] else "the newest backup"
+    if report.get("error"):
+        return f"{name} WAS NOT RESTORED: {report['error']}"
+    words = {
+        "planned": f"{name}: nothing was changed",
+        "restored": f"{name} is in force",
+        "undone": f"what served before the restore of {name} serves again",
+        "finalized": f"the restore of {name} is final",
+        "unchanged": f"{name}: nothing was changed",
+    }
+    return words[report["outcome"]]
+
+
+def _rest(report: dict[str, Any]) -> list[str]:
+    found = [f"would: {line}" for line in report["plan"]]
+    if "recovery_point_seconds" in report:
+        found.append(f"recovery point: {report['recovery_point_seconds'] / 3600:.1f} hours before")
+    if "recovery_time_seconds" in report:
+        found.append(f"recovery time: {report['recovery_time_seconds']:.0f} s from the beginning")
+    found += [f"NOTE: {line}" for line in report["warnings"]]
+    if report["drift"]:
+        rows = ", ".join(f"{name} {number:+d}" for name, number in sorted(report["drift"].items()))
+        found.append(f"rows that the other database has more or less: {rows}")
+    if report["kept"] and report["outcome"] != "unchanged":
+        found.append(f"kept: database {report['kept']}, until scutum_restore_finalize={host_name()}")
+    if report["outcome"] == "restored":
+        found.append(f"the way back: scutum_restore_undo={host_name()}")
+    if report.get("next_step"):
+        found.append(f"Next: {report['next_step']}")
+    return found
