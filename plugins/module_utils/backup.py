@@ -404,17 +404,29 @@ def _prune(installation: Installation, wanted: Settings, say: Say) -> tuple[list
     try:
         place = store(installation, wanted, pruning=True)
         found = catalog.entries(place)
-        plan = backup_retention.plan(catalog.for_retention(found), wanted.keep_daily, wanted.keep_weekly, _zone())
         newest = max((entry.taken for entry in catalog.complete(place)), default=0.0)
         # What was begun and never finished is nothing, once a later one is there.
         left = [entry.id for entry in found if not entry.complete and entry.taken < min(newest, time.time() - _STALE)]
+        zone, now = _zone(), time.time()
+
+        def decide(locks: dict[str, str]) -> backup_retention.Plan:
+            backups = catalog.for_retention(found, locks)
+            return backup_retention.plan(backups, wanted.keep_daily, wanted.keep_weekly, zone, now)
+
+        # Asked only of what would go: requests.
+        going = {*decide({}).remove, *left}
+        locks = catalog.locked(place, [entry for entry in found if entry.id in going])
+        plan = decide(locks)
     except ScutumError as error:
         return removed, [f"old backups were not taken away: {error.what}"]
-    parts = {entry.id: entry.names for entry in found}
-    for name in [*plan.remove, *left]:
+    if locks:
+        oldest = min(locks)
+        others = f"; so do {len(locks) - 1} others" * (len(locks) > 1)
+        say(f"{oldest} stays, locked in the store (Object Lock) {locks[oldest]}{others}")
+    parts = {entry.id: catalog.in_order(entry) for entry in found}
+    for name in [*plan.remove, *(name for name in left if name not in locks)]:
         try:
-            # The manifest first: what is left after a kill is no backup any more.
-            for part in sorted(parts[name], key=lambda part: part != catalog.MANIFEST):
+            for part in parts[name]:
                 place.delete(f"{name}/{part}")
             removed.append(name)
             say(f"{name}: taken away, newer ones are kept")

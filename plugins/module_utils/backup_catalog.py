@@ -148,10 +148,29 @@ def manifest(store: Store, name: str) -> dict[str, Any]:
     return found
 
 
-def for_retention(found: list[Entry]) -> list[Backup]:
-    """The complete ones, as the retention looks at them; it does not touch those before a restore."""
+def for_retention(found: list[Entry], locks: dict[str, str]) -> list[Backup]:
+    """The complete ones, as the retention looks at them, but for those before a restore; `locks` are what `locked` returns."""
     return [
-        Backup(entry.id, entry.taken, entry.verified, size=entry.size)
+        Backup(entry.id, entry.taken, entry.verified, locks.get(entry.id, ""), entry.size)
         for entry in found
         if entry.complete and not entry.safety
     ]
+
+
+def in_order(entry: Entry) -> list[str]:
+    """Its objects in the order in which they go: the manifest first, so that what is left after a kill is no backup any more."""
+    return sorted(entry.names, key=lambda name: name != MANIFEST)
+
+
+def locked(store: Store, found: list[Entry]) -> dict[str, str]:
+    """Those that the store keeps now (Object Lock): id → until when, in words.
+
+    One locked object is enough: a legal hold may lie on any of them. A bucket's retention ends last for what was written last, the
+    manifest: mostly a locked backup costs one request.
+    """
+    locks = {}
+    for entry in found:
+        until = next((text for name in in_order(entry) if (text := store.locked(f"{entry.id}/{name}"))), "")
+        if until:
+            locks[entry.id] = until
+    return locks

@@ -27,14 +27,14 @@ class Backup:
         name: its name, unique in the target.
         taken: the moment of its snapshot, UTC seconds since 1970.
         verified: whether a restore of it was compared with its manifest and was right.
-        locked: whether the store refuses to remove it now (Object Lock).
+        locked: until when the store keeps it (Object Lock), in words; empty when it does not.
         size: bytes, for reports; the rules do not look at it.
     """
 
     name: str
     taken: float
     verified: bool
-    locked: bool = False
+    locked: str = ""
     size: int = 0
 
 
@@ -107,7 +107,7 @@ def plan(
         if not 0 <= one.taken <= moment:
             why.append("its date is not in the past (did the clock jump?)")
         if one.locked:
-            why.append("locked in the store (Object Lock)")
+            why.append(f"locked in the store (Object Lock) {one.locked}")
         if not why and not (good and good[0].taken > one.taken):
             why.append("no newer backup was verified")
     return Plan(

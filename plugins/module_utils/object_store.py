@@ -7,9 +7,8 @@ An object is there as a whole under its key or not at all, whoever dies in the m
 store's prefix; names that begin with a dot are this file's own and are never listed. A failure is a ScutumError that names
 place and key, never a credential.
 
-Least privilege: the uploader needs s3:PutObject, s3:GetObject, s3:ListBucket, s3:AbortMultipartUpload; `abort_stale` needs
-s3:ListBucketMultipartUploads too; `delete` needs s3:DeleteObject. In a bucket with versions (Object Lock needs them) `delete` writes a
-delete marker: the lock keeps the content, and a lifecycle rule for noncurrent versions has to free the space.
+Least privilege: docs/roles/backup.md has a policy for each identity. In a bucket with versions (Object Lock needs them) `delete` writes a
+delete marker, even over what is locked: the lock keeps the content, but no listing shows it. So whoever deletes asks `locked` first.
 """
 
 from __future__ import annotations
@@ -136,6 +135,9 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is none."""
+
+    def locked(self, key: str) -> str:
+        """Until when the store keeps an object whoever deletes it, in words; empty when it does not, or does not say so."""
 
     def abort_stale(self, prefix: str, older_than_seconds: float) -> Keys:
         """Remove what killed uploads left; the keys (for a directory: the paths of the temporary files)."""
@@ -291,6 +293,24 @@ class S3Store:
         """See Store."""
         with self._said("s3:DeleteObject", key, WHOLE):
             self._client.delete_object(**self._named(key))
+
+    def locked(self, key: str) -> str:
+        """See Store. By HEAD: a store without Object Lock answers it too (to ?retention it may send the object). AWS shows a lock only to
+        who may do s3:GetObjectRetention and s3:GetObjectLegalHold."""
+        with self._said("s3:GetObject", key):
+            try:
+                head = self._client.head_object(**self._named(key))
+            except self._client.exceptions.ClientError as error:
+                # It may not be looked at, or is gone. A store that only fails must not look like one without a lock.
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] in (403, 404):
+                    return ""
+                raise
+        if head.get("ObjectLockLegalHoldStatus") == "ON":
+            return "until its legal hold is taken off"
+        until = head.get("ObjectLockRetainUntilDate")
+        if until is None or until.timestamp() <= time.time():
+            return ""
+        return time.strftime("until %Y-%m-%d %H:%M UTC", time.gmtime(until.timestamp()))
 
     def abort_stale(self, prefix: str, older_than_seconds: float) -> Keys:
         """See Store. MinIO lists unfinished uploads by their whole key only, and removes them itself after a day."""
@@ -559,6 +579,10 @@ class DirectoryStore:
         """See Store."""
         with self._said(key), contextlib.suppress(FileNotFoundError):
             os.unlink(self._path(key))
+
+    def locked(self, key: str) -> str:
+        """See Store. A file that may not be removed says so when it is."""
+        return ""
 
     def abort_stale(self, prefix: str, older_than_seconds: float) -> Keys:
         """See Store."""

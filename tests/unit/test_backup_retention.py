@@ -25,7 +25,7 @@ HELSINKI = "Europe/Helsinki"
 
 def _each(*days: float, verified: tuple[float, ...] = (), locked: tuple[float, ...] = ()) -> list[Backup]:
     """Backups of days since MONDAY, named by them."""
-    return [Backup(f"{day:g}", MONDAY + day * DAY, day in verified, day in locked) for day in days]
+    return [Backup(f"{day:g}", MONDAY + day * DAY, day in verified, "until 2030" * (day in locked)) for day in days]
 
 
 def _helsinki(text: str, fold: int = 0) -> float:
@@ -73,7 +73,7 @@ def test_the_words() -> None:
             "4": "the newest; the newest of day 2026-03-06; the newest of week 2026-W10",
             "3": "no newer backup was verified",
             "2": "the newest verified",
-            "0": "locked in the store (Object Lock)",
+            "0": "locked in the store (Object Lock) until 2030",
         },
         remove=["1"],
     )
@@ -184,7 +184,7 @@ _MOMENTS = st.one_of(
     st.integers(0, 61).map(lambda day: START + day * DAY + 3 * 3600 + 17 * 60),
 )
 _SETS = st.lists(
-    st.tuples(_MOMENTS, st.sampled_from([False, False, False, True]), st.sampled_from([False] * 5 + [True])),
+    st.tuples(_MOMENTS, st.sampled_from([False, False, False, True]), st.sampled_from([""] * 5 + ["until 2030"])),
     max_size=40,
 ).map(lambda rows: [Backup(f"b{n}", *row) for n, row in enumerate(rows)])
 _DAILY = st.integers(1, 20)

@@ -6,7 +6,6 @@ import errno
 import functools
 import hashlib
 import itertools
-import json
 import os
 import socket
 import subprocess
@@ -66,11 +65,11 @@ def fixture_moto() -> Iterator[str]:
 
 
 @functools.cache
-def client(endpoint: str, service: str = "s3") -> Any:
+def client(endpoint: str) -> Any:
     import boto3
 
     return boto3.client(
-        service, region_name="us-east-1", endpoint_url=endpoint, aws_access_key_id="x", aws_secret_access_key="x"
+        "s3", region_name="us-east-1", endpoint_url=endpoint, aws_access_key_id="x", aws_secret_access_key="x"
     )
 
 
@@ -464,36 +463,6 @@ def test_no_bucket_and_no_credential(s3: str) -> None:
         assert "there is no such bucket" in refused(action, missing)
     nobody = bucket(s3, credential={})
     assert "there is no credential on this host" in refused(nobody.check, nobody)
-
-
-def test_each_identity_may_do_its_part_only(s3: str) -> None:
-    """The uploader's policy as it is documented, enforced by moto: no delete."""
-    iam = client(s3, "iam")
-    iam.create_user(UserName="uploader")
-    actions = [
-        "s3:PutObject",
-        "s3:GetObject",
-        "s3:AbortMultipartUpload",
-        "s3:ListBucket",
-        "s3:ListBucketMultipartUploads",
-    ]
-    policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}]}
-    iam.put_user_policy(UserName="uploader", PolicyName="p", PolicyDocument=json.dumps(policy))
-    key = iam.create_access_key(UserName="uploader")["AccessKey"]
-    store = bucket(s3, {"access_key_id": key["AccessKeyId"], "secret_access_key": key["SecretAccessKey"]})
-    post(f"{s3}/moto-api/reset-auth", b"0")
-    try:
-        store.check()
-        store.upload("k", blocks(6), part_size=PART)
-        assert [item.key for item in store.list()] == ["k"] and store.abort_stale("", 60) == []
-        with pytest.raises(ScutumError):
-            store.upload("k2", dies(6, ScutumError("dead")), part_size=PART)
-        assert "may not do s3:DeleteObject" in refused(lambda: store.delete("k"), store)
-        unknown = bucket(s3)
-        assert "does not know the access key" in refused(unknown.check, unknown)
-    finally:
-        post(f"{s3}/moto-api/reset-auth", b"inf")
-    assert store.get("k") == BLOCK * 6 and unfinished(s3) == []
 
 
 def test_a_locked_bucket_takes_uploads_and_keeps_them(moto: str, s3: str) -> None:
