@@ -328,9 +328,9 @@ def _not_brought(
     record: Open,
 ) -> list[str]:
     """What a restore does not bring back, in words."""
-    found = [f"{key}: {_CONSEQUENCES.get(key, 'it was nowhere; set it again')}" for key in record.new_secrets]
+    found = [f"{key} was nowhere: {CONSEQUENCES.get(key, NOWHERE)}" for key in record.new_secrets]
     if manifest.get("salt") and manifest["salt"] != backup_archive.salt_mark(installation):
-        found.append(f"LITELLM_SALT_KEY is not the one of the backup: {_CONSEQUENCES['LITELLM_SALT_KEY']}")
+        found.append(f"LITELLM_SALT_KEY is not the one of the backup: {CONSEQUENCES['LITELLM_SALT_KEY']}")
     if roles:
         found.append(f"roles that were created without a password: {', '.join(roles)} (ALTER ROLE … PASSWORD)")
     found += [
@@ -596,7 +596,8 @@ def _drift(installation: Installation, record: Open, database: Database) -> dict
 # --- saying it
 
 # What it means that a secret could not be brought back.
-_CONSEQUENCES = {
+NOWHERE = "set it again"
+CONSEQUENCES = {
     "LITELLM_SALT_KEY": "what LiteLLM stored encrypted (credentials of models) cannot be read: enter it again",
     "SCUTUM_API_KEY": "a new one was made: every application needs it (config/.env, or the source of secrets)",
     "JWT_SECRET_KEY": "a new one was made: every administrator logs in again",

@@ -64,7 +64,7 @@ def prepare(installation: Installation, wanted: restore.Settings, check: bool = 
     archive = backup_archive.read(place, manifest, wanted.identities)
     planned, missing = _environment(installation, archive, wanted.environment)
     told = [f"this host is empty: release {release} of backup {name} has to be installed first"]
-    told += [f"{key} is nowhere: a new one would be made" for key in missing]
+    told += [f"{key} is nowhere: {restore.CONSEQUENCES.get(key, restore.NOWHERE)}" for key in missing]
     if check or not confirmed:
         return {
             "empty": True,
@@ -89,7 +89,7 @@ def prepare(installation: Installation, wanted: restore.Settings, check: bool = 
 def _environment(
     installation: Installation, archive: backup_archive.Archive, environment: dict[str, str]
 ) -> tuple[env_file.EnvFile, list[str]]:
-    """config/.env from an archive, and the keys whose values were nowhere and are new."""
+    """config/.env from an archive, and the keys whose values were nowhere: they are new, or missing."""
     held = env_file.EnvFile(archive.texts.get(compose_module.ENV_FILE, ""))
     # Decided by the install; an adopted installation keeps its profiles until something is set.
     owned = env_file.OWNED.keys() - ({"COMPOSE_PROFILES"} if _adopted(archive) else set())
@@ -100,10 +100,7 @@ def _environment(
     given = {**{key: value for key, value in from_source.items() if key not in runtime}, **environment}
     planned, unused = env_file.plan(None, held.render(), given, held=runtime)
     known = {*given, *runtime, *(key for key, value in held.as_dict().items() if value)}
-    made = [key for key in env_file.GENERATED if key not in known and planned.get(key)]
-    # Of others nothing can be made: the operator has to bring them.
-    lost = [key for key in archive.left_out if key not in known and key not in env_file.GENERATED]
-    return planned, sorted({*made, *lost})
+    return planned, sorted(key for key in archive.left_out if key not in known)
 
 
 def _adopted(archive: backup_archive.Archive) -> bool:

@@ -6,68 +6,16 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator
 from typing import Any
 
-import boto3
-import pytest
-import sources
-from moto.server import ThreadedMotoServer
 from scenario import Host, Run, playbook
+from store import KEYS, S3, fixture_s3  # noqa: F401
 
 host = Host("scutum-backup")
-KEYS = {
-    "SCUTUM_BACKUP_ACCESS_KEY_ID": "AKIA-canary-7b20aa",
-    "SCUTUM_BACKUP_SECRET_ACCESS_KEY": "canary-backup-secret-3f81c0",
-}
-BUCKET, PREFIX = "backups", "scutum/host"
-
-
-class S3:
-    """moto in this process; hosts reach it through the bridge."""
-
-    def __init__(self) -> None:
-        self.server = ThreadedMotoServer(ip_address="0.0.0.0", port=0, verbose=False)
-        self.server.start()
-        port = self.server.get_host_and_port()[1]
-        self.client: Any = boto3.client(
-            "s3",
-            region_name="eu-central-1",
-            endpoint_url=f"http://127.0.0.1:{port}",
-            aws_access_key_id="x",
-            aws_secret_access_key="x",
-        )
-        place = {"LocationConstraint": "eu-central-1"}
-        self.client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration=place)
-        self.settings = {
-            "bucket": BUCKET, "prefix": PREFIX, "region": "eu-central-1", "addressing_style": "path",
-            "endpoint_url": f"http://{sources.gateway()}:{port}",
-        }  # fmt: skip
-
-    def names(self) -> list[str]:
-        found = self.client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
-        return [item["Key"].removeprefix(PREFIX + "/") for item in sorted(found, key=lambda item: item["LastModified"])]
-
-    def get(self, name: str) -> bytes:
-        return bytes(self.client.get_object(Bucket=BUCKET, Key=f"{PREFIX}/{name}")["Body"].read())
-
-    def put(self, name: str, data: bytes) -> None:
-        self.client.put_object(Bucket=BUCKET, Key=f"{PREFIX}/{name}", Body=data)
-
-
-@pytest.fixture(name="s3", scope="module")
-def fixture_s3() -> Iterator[S3]:
-    found = S3()
-    yield found
-    found.server.stop()
 
 
 def play(name: str, s3: S3, *options: str, **extra: Any) -> Run:
     return playbook(f"{name}.yml", *options, **{"scutum_backup_store": s3.settings, "scutum_env": KEYS} | extra)
-
-
-def newest(s3: S3) -> str:
-    return max(name.split("/")[0] for name in s3.names() if name.endswith("/manifest.json"))
 
 
 def metric(name: str) -> float:
@@ -101,7 +49,7 @@ def test_a_backup_is_there_when_its_manifest_is(s3: S3) -> None:
     )
     run = play("backup", s3)
     assert run.rc == 0, run.out[-3000:]
-    name = newest(s3)
+    name = s3.newest()
     assert set(s3.names()) == {f"{name}/{part}" for part in ("database.dump", "configuration.tar.gz", "manifest.json")}
     manifest = json.loads(s3.get(f"{name}/manifest.json"))
     dump = manifest["objects"]["database.dump"]
@@ -117,10 +65,10 @@ def test_a_backup_is_there_when_its_manifest_is(s3: S3) -> None:
 
 
 def test_the_line_of_cron_does_the_same(s3: S3) -> None:
-    first = newest(s3)
+    first = s3.newest()
     command = host.run("grep root /etc/cron.d/scutum-ops-backup").split(" root ", 1)[1]
     host.run(command)
-    assert newest(s3) > first
+    assert s3.newest() > first
     assert "MiB in" in host.run("journalctl -q --no-pager -t scutum-ops-backup")
 
 
@@ -128,18 +76,18 @@ def test_a_restore_proves_it(s3: S3) -> None:
     host.psql("INSERT INTO audit_logs(actor_id, action, resource_type) VALUES ('later', 'a', 'r')")
     before = host.containers()
     planned = play("verify_restore", s3, "--check")
-    assert planned.rc == 0 and f"backup {newest(s3)} would be verified" in planned.flat, planned.out[-3000:]
+    assert planned.rc == 0 and f"backup {s3.newest()} would be verified" in planned.flat, planned.out[-3000:]
     run = play("verify_restore", s3)
     assert run.rc == 0, run.out[-3000:]
     for words in (
-        f"backup {newest(s3)} restores, in",
+        f"backup {s3.newest()} restores, in",
         "ok   rows and contents:".replace("   ", " "),
         "indexes agree with their tables",
         "admin-api serves it: audit-logs?limit=1 answered",
         "public.audit_logs +1",
     ):
         assert words in run.flat, words
-    report = json.loads(s3.get(f"{newest(s3)}/verified.json"))
+    report = json.loads(s3.get(f"{s3.newest()}/verified.json"))
     assert report["ok"] and report["recovery_time_seconds"] > 0
     assert metric("scutum_backup_verified_timestamp_seconds") > 0
     # Nothing of it is left, and production did not notice.
@@ -147,7 +95,7 @@ def test_a_restore_proves_it(s3: S3) -> None:
     assert host.run("docker network ls -q --filter label=ops.scutum.verification") == ""
     assert host.fails("ls /opt/scutum/.scutum-ops/restore-spool/*")
     page = host.run("cat /opt/scutum/.scutum-ops/restore-verification-report.html")
-    assert f"backup {newest(s3)} restores" in page and "<table" in page
+    assert f"backup {s3.newest()} restores" in page and "<table" in page
     again = play("verify_restore", s3)
     assert again.rc != 0 and "was verified before, and nothing newer is there" in again.flat
 
@@ -155,13 +103,13 @@ def test_a_restore_proves_it(s3: S3) -> None:
 def test_a_changed_bit_does_not_pass(s3: S3) -> None:
     run = play("backup", s3)
     assert run.rc == 0, run.out[-3000:]
-    name = f"{newest(s3)}/database.dump"
+    name = f"{s3.newest()}/database.dump"
     data = bytearray(s3.get(name))
     data[len(data) // 2] ^= 1
     s3.put(name, bytes(data))
     verified = play("verify_restore", s3)
     assert verified.rc != 0 and "it is not what was uploaded (SHA-256" in verified.flat, verified.out[-3000:]
-    assert "DOES NOT RESTORE" in verified.flat and f"{newest(s3)}/verified.json" not in s3.names()
+    assert "DOES NOT RESTORE" in verified.flat and f"{s3.newest()}/verified.json" not in s3.names()
 
 
 def test_a_store_that_is_gone_is_said_and_counts_for_nothing(s3: S3) -> None:
@@ -182,7 +130,7 @@ def test_encrypted_for_age_and_proven_with_its_identity(s3: S3) -> None:
     extra = {"scutum_backup_age_recipients": [str(identity.to_public())]}
     run = play("backup", s3, **extra)
     assert run.rc == 0, run.out[-3000:]
-    assert s3.get(f"{newest(s3)}/database.dump.age").startswith(b"age-encryption.org/v1")
+    assert s3.get(f"{s3.newest()}/database.dump.age").startswith(b"age-encryption.org/v1")
     without = play("verify_restore", s3, **extra)
     assert without.rc != 0 and "this host has no age identity" in without.flat, without.out[-3000:]
     # As the source of secrets would bring it.
