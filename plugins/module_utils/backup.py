@@ -64,6 +64,7 @@ class Settings:
     keep_weekly: int | None = None
     compression_level: int = 3
     timeout: int = 6 * 3600
+    spool: str = ""
 
 
 def problems(settings: Settings) -> list[str]:
@@ -86,6 +87,10 @@ def problems(settings: Settings) -> list[str]:
         found.append("scutum_backup_compression_level: 1 to 19")
     if settings.timeout < 60:
         found.append("scutum_backup_timeout has to be at least 60 (seconds)")
+    if settings.spool and not settings.spool.startswith("/"):
+        found.append("scutum_backup_spool is no absolute path")
+    elif settings.spool and not os.path.isdir(settings.spool):
+        found.append(f"scutum_backup_spool: {settings.spool} is no directory of this host")
     return found
 
 
@@ -195,7 +200,7 @@ def take(installation: Installation, wanted: Settings, say: Say, safety: bool = 
     running = _running(installation)
     # The units' own end comes two minutes later: this one can still say why.
     timeout = max(wanted.timeout - 120, 60)
-    with contextlib.ExitStack() as closing:
+    with contextlib.ExitStack() as spool, contextlib.ExitStack() as closing:
         snapshot = closing.enter_context(database.snapshot(timeout))
         sequences = snapshot.sequences()
         taken = float(snapshot.query("SELECT extract(epoch FROM now())")[0][0])
@@ -222,8 +227,15 @@ def take(installation: Installation, wanted: Settings, say: Say, safety: bool = 
         chunks: Any = iter(plain)
         if ending:
             chunks = closing.enter_context(contextlib.closing(backup_encryption.encrypt(plain, wanted.age_recipients)))
-        stored = place.upload(f"{name}/{catalog.DUMP}{ending}", chunks, expected_size=database.size())
-        tables, schema = looking.result()
+        size = database.size()
+        if wanted.spool:
+            chunks = spool.enter_context(_spooled(chunks, wanted.spool, size))
+            tables, schema = looking.result()
+            # A slow line keeps the database's snapshot no longer than the dump takes.
+            closing.close()
+        stored = place.upload(f"{name}/{catalog.DUMP}{ending}", chunks, expected_size=size)
+        if not wanted.spool:
+            tables, schema = looking.result()
     rows = sum(int(item["rows"]) for item in tables.values())
     say(f"{name}: {stored.size / 2**20:.1f} MiB, {len(tables)} tables, {rows} rows")
     archive = backup_archive.build(installation, database, secrets=bool(ending))
@@ -282,6 +294,28 @@ def take(installation: Installation, wanted: Settings, say: Say, safety: bool = 
         "where": place.where,
         "warnings": warnings + ([f"tables of the backup before are gone: {', '.join(gone)}"] if gone else []),
     }
+
+
+@contextlib.contextmanager
+def _spooled(chunks: Iterator[bytes], directory: str, size: int) -> Iterator[Iterator[bytes]]:
+    """The same stream out of a file without a name, which goes with this process however it ends.
+
+    Args:
+        size: bytes that may be needed; a dump is smaller than its database.
+    """
+    status = os.statvfs(directory)
+    free = status.f_bavail * status.f_frsize
+    if free < size:
+        raise ScutumError(
+            f"scutum_backup_spool: {directory} has {free // 2**20} MiB free, and the dump may need {size // 2**20} MiB",
+            left="nothing that counts as a backup was left",
+            next_step="free space there, or leave scutum_backup_spool out: without it nothing is written to this host",
+        )
+    with tempfile.TemporaryFile(dir=directory) as handle:
+        for chunk in chunks:
+            handle.write(chunk)
+        handle.seek(0)
+        yield iter(lambda: handle.read(1 << 20), b"")
 
 
 def _before(place: Store, found: list[catalog.Entry]) -> tuple[dict[str, Any], list[str]]:

@@ -39,12 +39,15 @@ def ways(configured: dict[str, Any]) -> set[str]:
     return {way for way, key in (("mail", "to"), ("webhook", "url")) if (configured.get(way) or {}).get(key)}
 
 
-def send(configured: dict[str, Any], subject: str, text: str, details: dict[str, Any], done: list[str]) -> None:
+def send(
+    configured: dict[str, Any], subject: str, text: str, details: dict[str, Any], done: list[str], page: str = ""
+) -> None:
     """Say something by every way that is configured.
 
     Args:
         details: the webhook's body, beside `subject`, `text` and `host`.
         done: ways by which it has been said already; each way that succeeds is added, so that a retry sends nothing twice.
+        page: the same as HTML, for mail.
 
     Raises:
         ScutumError: a way failed, with its reason; the others were tried all the same.
@@ -53,7 +56,7 @@ def send(configured: dict[str, Any], subject: str, text: str, details: dict[str,
     for way in sorted(ways(configured) - set(done)):
         try:
             if way == "mail":
-                _mail(configured["mail"], subject, text)
+                _mail(configured["mail"], subject, text, page)
             else:
                 body = {"source": "scutum.ops", "host": socket.getfqdn(), "subject": subject, "text": text, **details}
                 _post(configured["webhook"], body)
@@ -68,11 +71,13 @@ def send(configured: dict[str, Any], subject: str, text: str, details: dict[str,
         )
 
 
-def _mail(mail: dict[str, Any], subject: str, text: str) -> None:
+def _mail(mail: dict[str, Any], subject: str, text: str, page: str) -> None:
     message = EmailMessage()
     message["Subject"], message["From"], message["To"] = subject, mail["sender"], ", ".join(mail["to"])
     message["Date"], message["Message-ID"] = formatdate(localtime=True), make_msgid()
     message.set_content(text)
+    if page:
+        message.add_alternative(page, subtype="html")
     with smtplib.SMTP(mail["host"], int(mail["port"]), timeout=20) as server:
         if mail.get("starttls"):
             server.starttls(context=ssl.create_default_context())

@@ -466,6 +466,7 @@ def _keep(installation: Installation, report: dict[str, Any], directory: str) ->
             "\n".join(text(report)) + "\n",
             {"event": "backup.verified" if report["ok"] else "backup.verification_failed", "id": report["id"]},
             [],
+            page(report),
         )
     with contextlib.suppress(ScutumError, OSError):
         report_module.keep(installation, REPORT, report, page(report))

@@ -55,6 +55,11 @@ options:
       - Seconds after which a run is ended.
     type: int
     default: 21600
+  spool:
+    description:
+      - Directory on the host for the dump before it is uploaded; empty, it is streamed, and nothing is written to the host.
+    type: str
+    default: ""
   now:
     description:
       - Take a backup, too.
@@ -150,6 +155,7 @@ def main() -> None:
             "keep_weekly": {"type": "int", "default": -1},
             "compression_level": {"type": "int", "default": 3},
             "timeout": {"type": "int", "default": 21600},
+            "spool": {"type": "str", "default": ""},
             "now": {"type": "bool", "default": False},
             "metrics": {"type": "str", "default": ""},
             "command": {"type": "path", "default": "/usr/local/sbin/scutum-ops"},
@@ -168,6 +174,7 @@ def main() -> None:
             keep_weekly=None if given["keep_weekly"] == -1 else given["keep_weekly"],
             compression_level=given["compression_level"],
             timeout=given["timeout"],
+            spool=given["spool"],
         )
         problems = backup.problems(wanted)
         if problems:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import email
 import io
 import json
+import socket
 import tarfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiosmtpd.controller import Controller
 from ansible_collections.scutum.ops.plugins.module_utils import (
     admin_api,
     backup,
     backup_archive,
     backup_catalog,
     cli,
+    notify,
     object_store,
     restore_verification,
     schedule,
@@ -125,10 +129,16 @@ def test_a_configuration_archive_holds_no_secret_unless_it_is_encrypted(installa
 
 def test_settings_that_cannot_work_are_all_named() -> None:
     wrong = backup.Settings(
-        store={"bukket": "x"}, age_recipients=["canary"], keep_daily=0, keep_weekly=0, compression_level=99, timeout=1
+        store={"bukket": "x"},
+        age_recipients=["canary"],
+        keep_daily=0,
+        keep_weekly=0,
+        compression_level=99,
+        timeout=1,
+        spool="/nowhere",
     )
     found = "; ".join(backup.problems(wrong))
-    for name in ("bukket", "age_recipients", "keep_daily", "keep_weekly", "compression_level", "timeout"):
+    for name in ("bukket", "age_recipients", "keep_daily", "keep_weekly", "compression_level", "timeout", "/nowhere"):
         assert name in found
     assert "canary" not in found
     assert backup.problems(backup.Settings(store={"directory": "/srv/backups"})) == []
@@ -147,6 +157,49 @@ def test_a_report_says_which_of_three_ways_it_went() -> None:
     assert "audit_logs &lt;is&gt; empty" in page and "<is>" not in page
     report["outcome"] = "unknown"
     assert "COULD NOT BE VERIFIED" in restore_verification.text(report)[0]
+
+
+def test_a_report_goes_by_mail_as_text_and_as_a_page(installation: Installation, tmp_path: Path) -> None:
+    """Also when the verification could not even begin, and the status of the store is unknown."""
+    got: list[Any] = []
+
+    class Inbox:
+        async def handle_DATA(self, unused: Any, session: Any, envelope: Any) -> str:
+            got.append(email.message_from_bytes(envelope.content))
+            return "250 OK"
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = Controller(Inbox(), hostname="127.0.0.1", port=port)
+    mail = {"host": "127.0.0.1", "port": port, "sender": "a@example.com", "to": ["on-call@example.com"]}
+    Path(installation.private, notify.FILE).write_text(json.dumps({"mail": mail}))
+    server.start()
+    try:
+        report = restore_verification.verify(installation, restore_verification.Settings(), "", lambda line: None)
+    finally:
+        server.stop()
+    parts = {
+        part.get_content_type(): part.get_payload(decode=True).decode()
+        for part in got[0].walk()
+        if not part.is_multipart()
+    }
+    assert report["outcome"] == "unknown" and "COULD NOT BE VERIFIED" in got[0]["Subject"].replace("\n", "")
+    assert "there is no complete backup" in parts["text/plain"] and "<table" in parts["text/html"]
+    assert (
+        parts["text/html"].splitlines()
+        == Path(installation.private, "restore-verification-report.html").read_text().splitlines()
+    )
+
+
+def test_a_spool_has_no_name_and_needs_space(tmp_path: Path) -> None:
+    with backup._spooled(iter([b"a" * 10, b"b"]), str(tmp_path), 11) as chunks:
+        assert list(tmp_path.iterdir()) == [] and b"".join(chunks) == b"a" * 10 + b"b"
+    with (
+        pytest.raises(ScutumError, match="scutum_backup_spool: .* has .* MiB free"),
+        backup._spooled(iter([]), str(tmp_path), 1 << 60),
+    ):
+        pass
 
 
 def test_rows_that_postgres_quotes_are_not_reported(installation: Installation) -> None:
