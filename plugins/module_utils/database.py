@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import subprocess
 import tempfile
 import threading
@@ -488,7 +489,7 @@ class Database:
             named = f" ({limit})" if limit else ""
             why = f"it took longer than {timeout:.0f} s{named}" if late else "it was ended"
             raise ScutumError(
-                f"pg_dump failed ({rc}): {self.installation.redact(problem.strip()[-400:]) or why}",
+                f"pg_dump failed ({rc}): {self.installation.redact(_reason(problem)) or why}",
                 left="the database is as it was",
                 next_step=self._look(),
             )
@@ -730,6 +731,11 @@ def _literal(text: str) -> str:
 def _identifier(text: str) -> str:
     """The name that an identifier in SQL stands for."""
     return text[1:-1].replace('""', '"') if text.startswith('"') else text
+
+
+def _reason(problem: str) -> str:
+    """What pg_dump says, without the statement that it repeats after it: that may be long, and the reason stands before it."""
+    return re.split(r"\n\S+: detail: (?:Query|Command) was:", problem)[0].strip()[-400:]
 
 
 def _free(directory: str) -> int:
