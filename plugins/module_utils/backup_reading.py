@@ -29,10 +29,12 @@ def check_space(installation: Installation, manifest: dict[str, Any], spool: str
     """
     size = sum(item["size"] for name, item in manifest["objects"].items() if name.startswith(catalog.DUMP))
     root = installation.engine.versions()["root"] or "/var/lib/docker"
+    while not os.path.exists(spool):
+        spool = os.path.dirname(spool)
     # The restored database, and its WAL.
     needs: dict[int, tuple[str, int]] = {}
     for where, bytes_ in (
-        (os.path.dirname(spool) or "/", size),
+        (spool, size),
         (root, int(manifest["database_bytes"] * 1.2) + (1 << 30)),
     ):
         device = os.stat(where).st_dev
@@ -49,11 +51,24 @@ def check_space(installation: Installation, manifest: dict[str, Any], spool: str
             )
 
 
+def _all_there(place: Store, manifest: dict[str, Any]) -> None:
+    """Refuse a backup that lacks objects: it does not restore, and whoever is just not let in does not find that."""
+    there = {item.key for item in place.list(f"{manifest['id']}/")}
+    gone = [name for name in manifest["objects"] if f"{manifest['id']}/{name}" not in there]
+    if gone:
+        raise NotProven(
+            f"{place.where}: {manifest['id']}: its manifest names {', '.join(gone)}, which the store does not have",
+            left="nothing was restored",
+            next_step="take another backup (scutum-ops backup), and look at who can delete there",
+        )
+
+
 def pull(place: Store, manifest: dict[str, Any], identities: list[str], path: str) -> str:
     """The dump into a private file; its size in words."""
+    _all_there(place, manifest)
     part = next((name for name in manifest["objects"] if name.startswith(catalog.DUMP)), "")
     if not part:
-        raise ScutumError(
+        raise NotProven(
             f"{manifest['id']}: its manifest names no dump",
             left="nothing was restored",
             next_step="take another backup",
@@ -71,11 +86,16 @@ def chunks(place: Store, manifest: dict[str, Any], part: str, identities: list[s
     """An object of a backup, decrypted, in blocks; what is not as uploaded raises NotProven, in the end at the latest."""
     said = manifest["objects"][part]
     stored, plain = hashlib.sha256(), hashlib.sha256()
+    unread: list[ScutumError] = []
 
     def counted() -> Iterator[bytes]:
-        for chunk in place.open(f"{manifest['id']}/{part}"):
-            stored.update(chunk)
-            yield chunk
+        try:
+            for chunk in place.open(f"{manifest['id']}/{part}"):
+                stored.update(chunk)
+                yield chunk
+        except ScutumError as error:
+            unread.append(error)
+            raise
 
     source = counted()
     found: Iterator[bytes] = source
@@ -95,7 +115,8 @@ def chunks(place: Store, manifest: dict[str, Any], part: str, identities: list[s
         # What cannot be decrypted is another key, or was changed: the hash of all of it tells.
         for unused in source:
             pass
-        if stored.hexdigest() == said["sha256"]:
+        # What could not be read says nothing about the backup.
+        if unread or stored.hexdigest() == said["sha256"]:
             raise
     _same(f"{manifest['id']}/{part}", stored.hexdigest(), said["sha256"])
     _same(f"{manifest['id']}/{part} (decrypted)", plain.hexdigest(), said["plain_sha256"])
