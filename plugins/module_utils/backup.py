@@ -243,6 +243,8 @@ def take(installation: Installation, wanted: Settings, say: Say, safety: bool = 
         f"{name}/{catalog.CONFIGURATION}{ending}",
         backup_encryption.encrypt(iter([archive]), wanted.age_recipients) if ending else iter([archive]),
     )
+    sizes = {stored.key: stored.size, kept.key: kept.size}
+    _arrived(place, name, sizes)
     if _running(installation) != running:
         raise ScutumError(
             "the installation was changed while its backup was taken: what belongs together is not known",
@@ -281,7 +283,8 @@ def take(installation: Installation, wanted: Settings, say: Say, safety: bool = 
         "seconds": round(time.monotonic() - begin, 1),
     }
     # Last: without it there is no backup.
-    place.put(f"{name}/{catalog.MANIFEST}", (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+    told = place.put(f"{name}/{catalog.MANIFEST}", (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+    _arrived(place, name, {**sizes, told.key: told.size})
     gone = sorted(before.get("tables", {}).keys() - tables.keys())
     return {
         "id": name,
@@ -316,6 +319,19 @@ def _spooled(chunks: Iterator[bytes], directory: str, size: int) -> Iterator[Ite
             handle.write(chunk)
         handle.seek(0)
         yield iter(lambda: handle.read(1 << 20), b"")
+
+
+def _arrived(place: Store, name: str, sizes: dict[str, int]) -> None:
+    """Ask the store what it has: one that acknowledged what it did not keep (a proxy, a login page) must not pass for a backup."""
+    there = {item.key: item.size for item in place.list(f"{name}/")}
+    for key, size in sizes.items():
+        if there.get(key) != size:
+            has = f"{there[key]} bytes" if key in there else "nothing"
+            raise ScutumError(
+                f"{place.where}: {key} is not there as it was sent: {size} bytes were acknowledged, and the store has {has}",
+                left="nothing that counts as a backup was left",
+                next_step="look at what is between the host and the store (proxy, login page), then: scutum-ops backup",
+            )
 
 
 def _before(place: Store, found: list[catalog.Entry]) -> tuple[dict[str, Any], list[str]]:
