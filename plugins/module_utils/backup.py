@@ -549,9 +549,12 @@ def _failed(installation: Installation, error: ScutumError, start: float, direct
             {"event": "backup.failed", "error": installation.redact(error.what)[:500]},
             [],
         )
+    failure = {"at": time.time(), "began": start, "error": installation.redact(error.what)[:2000]}
     with contextlib.suppress(ScutumError, OSError):
-        failure = {"at": time.time(), "began": start, "error": installation.redact(error.what)[:2000]}
-        _gauges(_record(installation, last_failure=failure), directory)
+        _record(installation, last_failure=failure)
+    # They may lie on another disk than the record.
+    with contextlib.suppress(ScutumError, OSError):
+        _gauges({**status(installation), "last_failure": failure}, directory)
 
 
 def _gauges(held: dict[str, Any], directory: str) -> None:
