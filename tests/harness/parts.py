@@ -126,6 +126,11 @@ def contract(needs: tuple[str, ...] = ()) -> list[Part]:
     return [Part("contract", (PYTHON, script), needs=needs, wants=(script,))]
 
 
+def backup_faults(needs: tuple[str, ...] = ()) -> list[Part]:
+    """Every fault of backups and their verification, against the library with a real Postgres and a real S3."""
+    return [Part("backup-faults", (tool("pytest"), "tests/faults"), needs=needs, wants=("tests/faults/test_*.py",))]
+
+
 def scenarios() -> list[str]:
     """Names of all scenarios, those with the most tests first: they take longest. Names with an underscore are shared files."""
     names = [path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")]
@@ -164,6 +169,7 @@ def choose(*, scenario: str | None = None, part: str | None = None, long: bool =
         return [up, one(scenario, (up.name,))]
     if part:
         known = {"lint": lint, "static": static, "sanity": sanity, "unit": unit, "newest": newest, "contract": contract}
+        known["backup-faults"] = backup_faults
         if part not in known:
             raise Unknown(f"no part {part}; there are: {', '.join(known)}")
         return known[part]()
@@ -173,7 +179,16 @@ def choose(*, scenario: str | None = None, part: str | None = None, long: bool =
     hosts = [up, gold, *(one(name, (up.name, *((gold.name,) if clones(name) else ()))) for name in chosen)]
     if long:
         return hosts
-    return [*hosts, *contract((up.name,)), *newest((up.name,)), *sanity(), *lint(), *unit(), *static()]
+    return [
+        *hosts,
+        *backup_faults((up.name,)),
+        *contract((up.name,)),
+        *newest((up.name,)),
+        *sanity(),
+        *lint(),
+        *unit(),
+        *static(),
+    ]
 
 
 def demo() -> list[Part]:
