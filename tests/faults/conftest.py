@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
 @pytest.fixture(name="world", scope="session")
 def fixture_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    # Whoever ends the tests waits until what was started is gone.
+    signal.signal(signal.SIGTERM, lambda *unused: pytest.exit("ended from outside"))
     found = World(tmp_path_factory.mktemp("faults"))
     try:
         found.start()

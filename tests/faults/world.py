@@ -27,7 +27,7 @@ from ansible_collections.scutum.ops.plugins.module_utils.installation import Ins
 from ansible_collections.scutum.ops.plugins.module_utils.object_store import Store, open_store
 from faults import Fault
 from moto.server import ThreadedMotoServer
-from proxy import Proxy, Rule
+from proxy import Proxy
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKET, USER, RELEASE = "backups", "scutum", "0.1.0"
@@ -130,7 +130,7 @@ class World:
                             "--format", f'{{{{.ID}}}} {{{{.Label "{mark}"}}}}')  # fmt: skip
             for line in listed.splitlines():
                 name, _, directory = line.partition(" ")
-                if directory.startswith(str(self.folder)):
+                if directory.startswith(str(self.folder.parent)):
                     docker(kind, "rm", *(["-f", "-v"] if kind == "container" else []), name, check=False)
         for words in (("rm", "-f", "-v", self.postgres), ("network", "rm", self.network)):
             if words[-1]:
@@ -142,14 +142,14 @@ class World:
 class Case:
     """One installation with its own directory and prefix. A good backup of before is there, which has to stay the newest that counts."""
 
-    def __init__(self, world: World, folder: Path, database: str = USER) -> None:
+    def __init__(self, world: World, folder: Path) -> None:
         self.world, self.folder = world, folder
         self.directory, self.metrics, self.prefix = folder / "scutum", folder / "metrics", f"p-{secrets.token_hex(4)}"
         (self.directory / "config").mkdir(parents=True)
         (self.directory / ".scutum-ops").mkdir()
         self.metrics.mkdir()
         self.env = {
-            "POSTGRES_USER": USER, "POSTGRES_DB": database, "POSTGRES_PASSWORD": world.password, "COMPOSE_PROJECT_NAME": world.project,
+            "POSTGRES_USER": USER, "POSTGRES_DB": USER, "POSTGRES_PASSWORD": world.password, "COMPOSE_PROJECT_NAME": world.project,
             "SCUTUM_BACKUP_ACCESS_KEY_ID": "AKIAFAULTS", "SCUTUM_BACKUP_SECRET_ACCESS_KEY": f"{CANARY}-store",
         }  # fmt: skip
         (self.directory / "docker-compose.yaml").write_text("services: {postgres: {image: postgres}}\n")
@@ -164,12 +164,11 @@ class Case:
         """Write a file of the private directory."""
         (self.directory / ".scutum-ops" / name).write_text(json.dumps(content))
 
-    def configure(self, recipients: tuple[str, ...] = (), store: dict[str, Any] | None = None, **settings: Any) -> None:
+    def configure(self, recipients: tuple[str, ...] = (), store: dict[str, Any] | None = None) -> None:
         """The settings as the role writes them, and config/.env."""
-        place = {"bucket": BUCKET, "prefix": self.prefix, "endpoint_url": self.world.proxy.url, "attempts": 2}
-        place = {**place, "addressing_style": "path", **(store or {})}
-        place = store if store and "directory" in store else place
-        backup.configure(self.installation, backup.Settings(store=place, age_recipients=list(recipients), **settings))
+        usual = {"bucket": BUCKET, "prefix": self.prefix, "endpoint_url": self.world.proxy.url, "attempts": 2}
+        place = store if store and "directory" in store else {**usual, **(store or {})}
+        backup.configure(self.installation, backup.Settings(store=place, age_recipients=list(recipients)))
         (self.directory / "config/.env").write_text("".join(f"{key}={value}\n" for key, value in self.env.items()))
 
     # --- the store, not through the proxy
@@ -314,6 +313,3 @@ class Case:
         """What it has on the disk is large."""
         self.world.proxy.reset()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-__all__ = ["BUCKET", "PART", "Case", "Rule", "World", "docker"]
