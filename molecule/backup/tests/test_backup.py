@@ -158,3 +158,22 @@ def test_bad_settings_are_all_named_before_anything() -> None:
         assert words in run.flat, words
     late = playbook("backup.yml", scutum_backup_store={"directory": "/srv/backups"}, scutum_backup_time="25:00")
     assert late.rc != 0 and "scutum_backup_time is 25:00" in late.flat
+
+
+def test_two_at_once_and_a_host_that_goes_away_leave_nothing_that_counts(s3: S3) -> None:
+    good = s3.newest()
+    # Enough that it takes a while.
+    host.psql(
+        "CREATE TABLE filler AS SELECT i, sha512(i::text::bytea) a, sha512((i + 1)::text::bytea) b FROM generate_series(1, 600000) i"
+    )
+    begun = "until grep -q began /opt/scutum/.scutum-ops/backup-status.json; do sleep 0.05; done"
+    host.run(f"setsid scutum-ops backup > /tmp/first.log 2>&1 & {begun}")
+    second = host.run("scutum-ops backup 2>&1 || true")
+    assert "another backup is running on this host" in second
+    host.reboot()
+    assert s3.newest() == good, host.run("cat /tmp/first.log")
+    host.run("until docker exec scutum-postgres pg_isready -q; do sleep 1; done")
+    host.psql("DROP TABLE filler")
+    said = host.run("scutum-ops backup 2>&1")
+    assert "was killed" in said and s3.newest() > good
+    assert metric("scutum_backup_up") == 1
