@@ -131,6 +131,20 @@ def backup_faults(needs: tuple[str, ...] = ()) -> list[Part]:
     return [Part("backup-faults", (tool("pytest"), "tests/faults"), needs=needs, wants=("tests/faults/test_*.py",))]
 
 
+def restore_steps(needs: tuple[str, ...] = ()) -> list[Part]:
+    """A restore that is killed at every one of its steps; some of them are in backup_faults."""
+    command = (tool("pytest"), "tests/faults/test_restore.py")
+    return [
+        Part(
+            "restore-steps",
+            command,
+            needs=needs,
+            env={"SCUTUM_ALL_STEPS": "1"},
+            wants=("tests/faults/test_restore.py",),
+        )
+    ]
+
+
 def scenarios() -> list[str]:
     """Names of all scenarios, those with the most tests first: they take longest. Names with an underscore are shared files."""
     names = [path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")]
@@ -178,7 +192,7 @@ def choose(*, scenario: str | None = None, part: str | None = None, long: bool =
     # The first that can run is run: the testbed and what waits for it come first, and the rest fills the other place.
     hosts = [up, gold, *(one(name, (up.name, *((gold.name,) if clones(name) else ()))) for name in chosen)]
     if long:
-        return hosts
+        return [*hosts, *restore_steps((up.name,))]
     return [
         *hosts,
         *backup_faults((up.name,)),
