@@ -559,6 +559,11 @@ class Database:
             self.query("\n".join(["BEGIN;", *wanted, "COMMIT;"]))
         return sorted(missing.values())
 
+    def roles_without_password(self) -> list[str]:
+        """Roles that may log in, and could not over the network."""
+        sql = "SELECT rolname FROM pg_authid WHERE rolcanlogin AND rolpassword IS NULL ORDER BY 1"
+        return [row[0] for row in self.query(sql)]
+
     def check_indexes(self) -> int | None:
         """Every B-tree index against its table (amcheck, with all tuples); their number, or None where the server lacks amcheck."""
         if self.query("SELECT 1 FROM pg_available_extensions WHERE name = 'amcheck'") != [["1"]]:

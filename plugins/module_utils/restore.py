@@ -93,6 +93,7 @@ class Open:
         back: it is the way back.
         about: what the host's record says about `incoming` (`litellm_schema`, `schema_window`).
         about_outgoing: the same about the database that was in force.
+        notes: what was not brought back, in words.
     """
 
     phase: str
@@ -107,6 +108,7 @@ class Open:
     back: bool = False
     about: dict[str, Any] = field(default_factory=dict)
     about_outgoing: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def load(installation: Installation) -> Open | None:
@@ -263,6 +265,7 @@ def _restore(
     if record is None or record.phase not in (SWAPPING, SWAPPED):
         record = _fill(installation, wanted, record, report, say)
     report.update(id=record.id, safety=record.safety)
+    report["warnings"] += record.notes
     _switch(installation, record, wanted, report, say)
     report["outcome"] = "restored"
 
@@ -304,7 +307,7 @@ def _fill(installation: Installation, wanted: Settings, record: Open | None, rep
         new = Database(installation, name=record.incoming)
         with step(installation, report, "restored beside", say) as told:
             database.create_beside(record.incoming)
-            roles = database.bring_roles(archive.globals)
+            database.bring_roles(archive.globals)
             jobs = os.cpu_count() or 1
             new.restore_from(path, jobs, installation.secret("POSTGRES_PASSWORD"))
             new.analyze()
@@ -313,10 +316,10 @@ def _fill(installation: Installation, wanted: Settings, record: Open | None, rep
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
     restore_verification.compare(installation, manifest, new, report, say)
+    notes = _not_brought(installation, database, manifest, archive, record)
     if wanted.drill:
-        report["warnings"].append(f"a drill: {new.silence()} event subscriptions were taken out of the restored data")
-    report["warnings"] += _not_brought(installation, database, manifest, archive, roles, record)
-    return save(installation, record, phase=READY)
+        notes.append(f"a drill: {new.silence()} event subscriptions were taken out of the restored data")
+    return save(installation, record, phase=READY, notes=notes)
 
 
 def _not_brought(
@@ -324,15 +327,15 @@ def _not_brought(
     database: Database,
     manifest: dict[str, Any],
     archive: backup_archive.Archive,
-    roles: list[str],
     record: Open,
 ) -> list[str]:
     """What a restore does not bring back, in words."""
     found = [f"{key} was nowhere: {CONSEQUENCES.get(key, NOWHERE)}" for key in record.new_secrets]
     if manifest.get("salt") and manifest["salt"] != backup_archive.salt_mark(installation):
         found.append(f"LITELLM_SALT_KEY is not the one of the backup: {CONSEQUENCES['LITELLM_SALT_KEY']}")
+    roles = database.roles_without_password()
     if roles:
-        found.append(f"roles that were created without a password: {', '.join(roles)} (ALTER ROLE … PASSWORD)")
+        found.append(f"roles that may log in and have no password: {', '.join(roles)} (ALTER ROLE … PASSWORD)")
     found += [
         f"{what} of the database as a whole: no dump holds it; the kept database has it"
         for what in database.own_settings()
