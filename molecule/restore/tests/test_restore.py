@@ -52,7 +52,7 @@ def fixture_lost(s3: S3) -> str:
     host.psql(
         "INSERT INTO audit_logs(actor_id, action, resource_type, timestamp) "
         f"SELECT 'u' || i, 'a', 'r', now() - i * interval '1 hour' FROM generate_series(1, {ROWS}) i; "
-        "CREATE ROLE reader; GRANT SELECT ON audit_logs TO reader; COMMENT ON TABLE audit_logs IS 'kept for seven years'; "
+        "CREATE ROLE reader LOGIN; GRANT SELECT ON audit_logs TO reader; COMMENT ON TABLE audit_logs IS 'kept for seven years'; "
         "INSERT INTO event_subscriptions(name, event_types, channel, config) "
         """VALUES ('on-call', '["budget.exceeded"]', 'webhook', '{"url": "http://pager.invalid"}')"""
     )
@@ -181,6 +181,7 @@ def test_an_empty_host_from_nothing_but_the_store(s3: S3, lost: str) -> None:
     run = play("restore", s3, scutum_restore_confirm=drill.name, scutum_restore_drill=True, **empty)
     assert run.rc == 0 and f"backup {lost} is in force" in run.flat, run.out[-4000:]
     assert "recovery time:" in run.flat and "event subscriptions were taken out" in run.flat
+    assert "roles that may log in and have no password: reader" in run.flat
     # The same secrets and rows as production's, and nobody is paged from here.
     mine, theirs = drill.env(), host.env()
     same = ("SCUTUM_API_KEY", "LITELLM_SALT_KEY", "JWT_SECRET_KEY", "POSTGRES_PASSWORD")
