@@ -62,7 +62,7 @@ class Settings:
     age_recipients: list[str] = field(default_factory=list)
     keep_daily: int = 14
     keep_weekly: int | None = None
-    compression_level: int = 3
+    compression_level: int = 1
     timeout: int = 6 * 3600
     spool: str = ""
 

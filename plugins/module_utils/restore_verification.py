@@ -293,7 +293,7 @@ def compare(
     with step(installation, report, "schema", say, NotProven) as told:
         told(compare_schema(manifest, database))
     with step(installation, report, "indexes (amcheck)", say, NotProven) as told:
-        number = database.check_indexes()
+        number = database.check_indexes(os.cpu_count() or 1)
         told("this server has no amcheck" if number is None else f"{number} indexes agree with their tables")
 
 

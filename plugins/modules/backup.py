@@ -49,7 +49,7 @@ options:
     description:
       - Level of zstd.
     type: int
-    default: 3
+    default: 1
   timeout:
     description:
       - Seconds after which a run is ended.
@@ -153,7 +153,7 @@ def main() -> None:
             "age_recipients": {"type": "list", "elements": "str", "default": [], "no_log": True},
             "keep_daily": {"type": "int", "default": 14},
             "keep_weekly": {"type": "int", "default": -1},
-            "compression_level": {"type": "int", "default": 3},
+            "compression_level": {"type": "int", "default": 1},
             "timeout": {"type": "int", "default": 21600},
             "spool": {"type": "str", "default": ""},
             "now": {"type": "bool", "default": False},
