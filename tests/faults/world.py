@@ -109,8 +109,16 @@ class World:
         end = time.monotonic() + 60
         ready = ["docker", "exec", self.postgres, "pg_isready", "-q", "-h", "127.0.0.1", "-U", USER]
         while subprocess.run(ready, check=False, capture_output=True).returncode:
-            assert time.monotonic() < end, docker("logs", "--tail", "5", self.postgres)
+            assert time.monotonic() < end, self.last_words()
             time.sleep(0.2)
+
+    def last_words(self) -> str:
+        """Why Postgres does not answer."""
+        state = docker("inspect", "-f", "{{json .State}}", self.postgres)
+        logs = subprocess.run(
+            ["docker", "logs", "--tail", "12", self.postgres], capture_output=True, text=True, check=False
+        )
+        return f"{state}\n{logs.stdout}{logs.stderr}"
 
     def sql(self, text: str, database: str = USER) -> str:
         """Statements on one database."""

@@ -166,7 +166,7 @@ def test_two_at_once_and_a_host_that_goes_away_leave_nothing_that_counts(s3: S3)
     host.psql(
         "CREATE TABLE filler AS SELECT i, sha512(i::text::bytea) a, sha512((i + 1)::text::bytea) b FROM generate_series(1, 600000) i"
     )
-    begun = "until grep -q began /opt/scutum/.scutum-ops/backup-status.json; do sleep 0.05; done"
+    begun = "until grep -q '\"running\": {' /opt/scutum/.scutum-ops/backup-status.json; do sleep 0.05; done"
     host.run(f"setsid scutum-ops backup > /tmp/first.log 2>&1 & {begun}")
     second = host.run("scutum-ops backup 2>&1 || true")
     assert "another backup is running on this host" in second
