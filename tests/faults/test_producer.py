@@ -15,6 +15,7 @@ def test_producer(case: Case, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> 
         try:
             case.refuses(fault)
         finally:
+            case.settled()
             if "server" in fault.name:
                 docker("start", case.world.postgres)
                 case.world.wait()

@@ -105,11 +105,13 @@ class World:
         self.sql(ROWS)
 
     def wait(self) -> None:
-        """For Postgres."""
-        end = time.monotonic() + 60
+        """For Postgres. A kill that a fault injects may come after the start that follows it: it is started until it answers."""
+        end = time.monotonic() + 120
         ready = ["docker", "exec", self.postgres, "pg_isready", "-q", "-h", "127.0.0.1", "-U", USER]
         while subprocess.run(ready, check=False, capture_output=True).returncode:
             assert time.monotonic() < end, self.last_words()
+            if docker("inspect", "-f", "{{.State.Running}}", self.postgres) != "true":
+                docker("start", self.postgres)
             time.sleep(0.2)
 
     def last_words(self) -> str:
@@ -239,6 +241,19 @@ class Case:
         path.write_text(f'#!/bin/sh\ncase " $* " in *" {command} "*) ;; *) exec docker "$@" ;; esac\n{body}\n')
         path.chmod(0o755)
         self.installation.engine = Engine(str(path))
+
+    def settled(self) -> None:
+        """Wait until no shim runs any more: what it does comes late on a busy machine, and would hit the next case."""
+        end, shim = time.monotonic() + 60, str(self.folder / "docker-shim").encode()
+
+        def runs(path: Path) -> bool:
+            with contextlib.suppress(OSError):
+                return shim in path.read_bytes()
+            return False
+
+        while any(runs(path) for path in Path("/proc").glob("[0-9]*/cmdline")):
+            assert time.monotonic() < end, "a shim does not end"
+            time.sleep(0.1)
 
     def backup(self) -> dict[str, Any]:
         """One in this process."""

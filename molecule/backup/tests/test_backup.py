@@ -167,6 +167,17 @@ def test_two_at_once_and_a_host_that_goes_away_leave_nothing_that_counts(s3: S3)
         "CREATE TABLE filler AS SELECT i, sha512(i::text::bytea) a, sha512((i + 1)::text::bytea) b FROM generate_series(1, 600000) i"
     )
     begun = "until grep -q '\"running\": {' /opt/scutum/.scutum-ops/backup-status.json; do sleep 0.05; done"
+    dumping = "until docker exec scutum-postgres sh -c 'grep -qs pg_dump /proc/[0-9]*/comm'; do sleep 0.05; done"
+    # Postgres dies in the middle.
+    host.run(
+        f"(scutum-ops backup > /tmp/killed.log 2>&1; echo $? >> /tmp/killed.log) & {dumping}; docker kill scutum-postgres; wait"
+    )
+    assert "pg_dump" in host.run("cat /tmp/killed.log") and host.run("tail -1 /tmp/killed.log") == "1"
+    host.run("docker start scutum-postgres; until docker exec scutum-postgres pg_isready -q; do sleep 0.3; done")
+    assert (
+        s3.newest() == good
+        and json.loads(host.run("cat /opt/scutum/.scutum-ops/backup-status.json"))["running"] is None
+    )
     host.run(f"setsid scutum-ops backup > /tmp/first.log 2>&1 & {begun}")
     second = host.run("scutum-ops backup 2>&1 || true")
     assert "another backup is running on this host" in second
@@ -177,3 +188,22 @@ def test_two_at_once_and_a_host_that_goes_away_leave_nothing_that_counts(s3: S3)
     said = host.run("scutum-ops backup 2>&1")
     assert "was killed" in said and s3.newest() > good
     assert metric("scutum_backup_up") == 1
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything(s3: S3) -> None:
+    good = s3.newest()
+    host.run("mkdir -p /mnt/small && mount -t tmpfs -o size=64k tmpfs /mnt/small")
+    run = play("backup", s3, scutum_backup_spool="/mnt/small")
+    assert run.rc != 0 and "scutum_backup_spool: /mnt/small has 0 MiB free, and the dump may need" in run.flat, run.out[
+        -3000:
+    ]
+    assert s3.newest() == good and metric("scutum_backup_up") == 0
+    verified = play("verify_restore", s3, scutum_restore_verification_spool="/mnt/small")
+    assert verified.rc != 0 and "/mnt/small has 0 MiB free, and the restore needs" in verified.flat, verified.out[
+        -3000:
+    ]
+    assert "COULD NOT BE VERIFIED" in verified.flat
+    host.run("umount /mnt/small")
+    spooled = play("backup", s3, scutum_backup_spool="/var/tmp")
+    assert spooled.rc == 0 and s3.newest() > good and host.fails("ls /var/tmp/*.dump"), spooled.out[-3000:]
+    assert play("verify_restore", s3).rc == 0
