@@ -29,7 +29,7 @@ def check_space(installation: Installation, manifest: dict[str, Any], spool: str
     """
     size = sum(item["size"] for name, item in manifest["objects"].items() if name.startswith(catalog.DUMP))
     root = installation.engine.versions()["root"] or "/var/lib/docker"
-    while not os.path.exists(spool):
+    while spool and not os.path.exists(spool):
         spool = os.path.dirname(spool)
     # The restored database, and its WAL.
     needs: dict[int, tuple[str, int]] = {}

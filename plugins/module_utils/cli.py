@@ -223,8 +223,8 @@ def _days(arguments: argparse.Namespace) -> dict[str, int]:
 
 
 # A schedule's time-out, or a host that shuts down, is said like any failure and cleaned up after. All other jobs just end: one that waits
-# for a source would take it for another failed try, and keep the host from shutting down.
-ENDED = frozenset({"backup", "verify-restore", "restore"})
+# for a source would take it for another failed try, and keep the host from shutting down; a restore, for a database that does not serve.
+ENDED = frozenset({"backup", "verify-restore"})
 # What runs before there is an installation.
 EARLY = frozenset({"secrets-fetch", "restore"})
 

@@ -28,6 +28,7 @@ from typing import Any, BinaryIO, cast
 from .engine import Result, clean_environment
 from .errors import ScutumError
 from .installation import Installation
+from .redact import without_rows
 
 # r: table, p: partitioned table, v: view, m: materialised view. Partitions are counted through their parent.
 _RELATIONS = """
@@ -375,13 +376,21 @@ class Database:
         )
 
     def _over_network(
-        self, command: str, password: str, *words: str, mount: str = "", timeout: float = 60, server: str = "postgres"
+        self,
+        command: str,
+        password: str,
+        *words: str,
+        mount: str = "",
+        timeout: float = 60,
+        server: str = "postgres",
+        client: str = "",
     ) -> Result:
         """A client of the server's own image, in a container of its own on the project's network; the password goes through standard input.
 
         Args:
             command: for a shell, with `$1` the role, `$2` the database, and `$3` … the further words.
             mount: directory of the host, read only at /spool.
+            client: name of the container.
         """
         engine, project = self.installation.engine, self.installation.project
         container = self.installation.compose().containers(project).get(server)
@@ -391,7 +400,19 @@ class Database:
                 "Postgres: its container does not run", left="nothing was asked of it", next_step=self._look()
             )
         mounts = ("--mount", f"type=bind,source={mount},target=/spool,readonly") if mount else ()
-        run = ("run", "--rm", "-i", "--network", networks[0], *mounts, "--entrypoint", "sh", str(container["Image"]))
+        named = ("--name", client) if client else ()
+        run = (
+            "run",
+            "--rm",
+            "-i",
+            *named,
+            "--network",
+            networks[0],
+            *mounts,
+            "--entrypoint",
+            "sh",
+            str(container["Image"]),
+        )
         script = f"IFS= read -r PGPASSWORD; export PGPASSWORD; export PGCONNECT_TIMEOUT=10; exec {command}"
         return engine.run(
             *run, "-c", script, "sh", self.user, self.name, *words, stdin=password + "\n", timeout=timeout
@@ -525,14 +546,20 @@ class Database:
         """
         directory, name = os.path.split(path)
         command = f'{" ".join(_RESTORE)} -h postgres -U "$1" -d "$2" -j "$3" "/spool/$4"'
-        self._restored(
-            self._over_network(command, password, str(jobs), name, mount=directory, timeout=timeout),
-        )
+        # Ended with this process, or by the next one: else it would go on at all cores beside production.
+        client = f"scutum-ops-restore-{self.installation.project}"
+        self.installation.engine.run("rm", "-f", client, timeout=60)
+        try:
+            self._restored(
+                self._over_network(command, password, str(jobs), name, mount=directory, timeout=timeout, client=client)
+            )
+        finally:
+            self.installation.engine.run("rm", "-f", client, timeout=60)
 
     def _restored(self, result: Result) -> None:
         if result.rc != 0:
             raise ScutumError(
-                f"pg_restore failed ({result.rc}): {self.installation.redact((result.err or result.out).strip()[-600:])}",
+                f"pg_restore failed ({result.rc}): {self.installation.redact(without_rows(result.err or result.out).strip()[-600:])}",
                 left="nothing but the empty database for it was written to",
                 next_step="the dump cannot be restored: take another backup, and find out why",
             )
@@ -597,7 +624,8 @@ class Database:
 
     def _maintenance(self, sql: str, timeout: float = 60) -> list[list[str]]:
         """Rows of a statement about databases, sent from none of them."""
-        return Database(self.installation, self._container, self.user, _MAINTENANCE).query(sql, timeout)
+        place = "template1" if self.name == _MAINTENANCE else _MAINTENANCE
+        return Database(self.installation, self._container, self.user, place).query(sql, timeout)
 
     def databases(self) -> set[str]:
         """Names of all databases of the server."""
@@ -661,12 +689,25 @@ class Database:
                         raise
                     time.sleep(0.5)
         except ScutumError:
-            self.allow_connections()
+            with contextlib.suppress(ScutumError):
+                self.allow_connections()
             raise
 
-    def allow_connections(self) -> None:
-        """Let this database take connections; a swap that was killed may have left it closed."""
-        self._maintenance(f"ALTER DATABASE {_quoted(self.name)} ALLOW_CONNECTIONS true")
+    def allow_connections(self, patience: float = 0) -> None:
+        """Let this database take connections; a swap that was killed may have left it closed.
+
+        Args:
+            patience: seconds for which a server that does not answer is asked again.
+        """
+        end = time.monotonic() + patience
+        while True:
+            try:
+                self._maintenance(f"ALTER DATABASE {_quoted(self.name)} ALLOW_CONNECTIONS true")
+                return
+            except ScutumError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(2)
 
     def silence(self) -> int:
         """Switch off every event subscription of a copy: they would page the real on-call. Their number."""
@@ -692,7 +733,7 @@ class Database:
 
     def server_version(self) -> int:
         """The server's major version."""
-        return int(self.query("SHOW server_version_num")[0][0]) // 10000
+        return int(self._maintenance("SHOW server_version_num")[0][0]) // 10000
 
     def check_space(self, directory: str) -> None:
         """Refuse a dump that may not fit."""

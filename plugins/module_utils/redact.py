@@ -14,3 +14,8 @@ def redact(text: str, secrets: Mapping[str, str]) -> str:
         if len(value) >= 6:
             text = text.replace(value, f"[{name}]")
     return text
+
+
+def without_rows(text: str) -> str:
+    """What a client of Postgres says without the rows that it quotes."""
+    return "\n".join(line for line in text.splitlines() if not line.startswith(("CONTEXT:", "DETAIL:")))

@@ -16,6 +16,7 @@ from typing import Any
 from .errors import ScutumError
 from .files import write_file
 from .installation import Installation
+from .redact import without_rows
 
 Say = Callable[[str], None]
 Tell = Callable[[str], None]
@@ -23,8 +24,7 @@ Tell = Callable[[str], None]
 
 def shown(installation: Installation, text: str) -> str:
     """A failure's text for a report: without secrets, and without the rows that Postgres quotes."""
-    lines = [line for line in installation.redact(text).splitlines() if not line.startswith(("CONTEXT:", "DETAIL:"))]
-    return "\n".join(lines)
+    return without_rows(installation.redact(text))
 
 
 @contextlib.contextmanager

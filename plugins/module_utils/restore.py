@@ -15,10 +15,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import socket
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from . import backup, backup_archive, backup_reading, restore_verification, schema_guard, stack, verification
@@ -37,6 +36,10 @@ from .secret_rotation import open_rotation
 RECORD = "restore.json"
 REPORT = "restore-report"
 _SPOOL = "restore-dump"
+# Seconds after which an open restore, and the backup before it, count only for whoever names it.
+_OLD = 24 * 3600
+# Sessions that fill a database beside those that serve.
+_JOBS = 4
 # Beside the files in force, when a backup's differ from them.
 _COPIES = "restored"
 # What the host's record says about the database in force: it changes with the database.
@@ -94,6 +97,8 @@ class Open:
         about: what the host's record says about `incoming` (`litellm_schema`, `schema_window`).
         about_outgoing: the same about the database that was in force.
         notes: what was not brought back, in words.
+        drill: event subscriptions were taken out of it.
+        dump: path of the dump in clear, while there is one.
     """
 
     phase: str
@@ -109,6 +114,13 @@ class Open:
     about: dict[str, Any] = field(default_factory=dict)
     about_outgoing: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    drill: bool = False
+    dump: str = ""
+
+    @property
+    def old(self) -> bool:
+        """Whether it was begun so long ago that nobody means it who does not name it."""
+        return time.time() - self.began > _OLD
 
 
 def load(installation: Installation) -> Open | None:
@@ -119,7 +131,7 @@ def load(installation: Installation) -> Open | None:
 
 def save(installation: Installation, record: Open, **changes: Any) -> Open:
     """Record a restore, with some fields changed."""
-    record = Open(**{**asdict(record), **changes})
+    record = replace(record, **changes)
     ensure_directory(installation.private, 0o700)
     write_file(os.path.join(installation.private, RECORD), json.dumps(asdict(record), indent=1) + "\n", 0o600)
     return record
@@ -162,8 +174,14 @@ def run(installation: Installation, wanted: Settings, say: Say, check: bool = Fa
         ScutumError: what state was left, and what is next, is in it.
     """
     word = confirmed(wanted)
+    if wanted.spool and not wanted.spool.startswith("/"):
+        raise ScutumError(
+            f"scutum_restore_spool: {wanted.spool} is no absolute path",
+            "nothing was changed",
+            "correct it, or leave it out",
+        )
     report: dict[str, Any] = {
-        "ok": False, "outcome": "planned", "changed": False, "id": wanted.name, "checks": [], "warnings": [], "drift": {},
+        "ok": False, "asked": word, "outcome": "planned", "changed": False, "id": wanted.name, "checks": [], "warnings": [], "drift": {},
         "plan": [], "kept": "", "safety": "", "at": time.time(),
     }  # fmt: skip
     try:
@@ -199,23 +217,23 @@ def run(installation: Installation, wanted: Settings, say: Say, check: bool = Fa
 
 def _settled(record: Open | None, wanted: Settings, word: str) -> bool:
     """Whether what is asked for is so already. Refuses what an open restore stands in the way of."""
-    if word == "confirm":
-        if record is None or not (record.back or record.phase in (SWAPPING, SWAPPED, KEPT)):
-            return False
-        if record.back or wanted.name not in ("", record.id):
-            raise ScutumError(
-                f"a restore is open: {_state(record)}", left="nothing was changed", next_step=_next(record)
-            )
-        return record.phase == KEPT
     if record is None:
-        return True
+        return word != "confirm"
+    kept = record.phase == KEPT
     if word == "undo":
-        return record.phase == PREPARED or (record.back and record.phase == KEPT)
-    if record.phase != KEPT:
-        raise ScutumError(
-            f"a restore is not over: {_state(record)}", left="nothing was dropped", next_step=_next(record)
-        )
-    return False
+        return kept and record.back
+    if word == "finalize":
+        if not kept:
+            raise ScutumError(
+                f"a restore is not over: {_state(record)}", left="nothing was dropped", next_step=_next(record)
+            )
+        return False
+    swaps = record.back or record.phase in (SWAPPING, SWAPPED, KEPT)
+    # One that somebody forgot must not be taken for what is meant today.
+    other = wanted.name != record.id if wanted.name else record.old
+    if record.back or (swaps and other) or (not wanted.name and record.old):
+        raise ScutumError(f"a restore is open: {_state(record)}", left="nothing was changed", next_step=_next(record))
+    return kept
 
 
 # --- forward
@@ -227,15 +245,14 @@ def _plan(installation: Installation, wanted: Settings, word: str, report: dict[
     if record:
         report.update(id=record.id, safety=record.safety)
         report["warnings"].append(_state(record))
-    if word in ("undo", "finalize") or (record and record.phase in (SWAPPING, SWAPPED, KEPT)):
-        settled = _settled(record, wanted, word or "confirm")
-        report["plan"] = [_next(record)] if record and not settled else []
+        report["next_step"] = _next(record)
+    settled = bool(word) and _settled(record, wanted, word)
+    if word in ("undo", "finalize") or (record and (record.back or record.phase in (SWAPPING, SWAPPED, KEPT))):
         return not settled
     place = _place(installation, wanted)
     manifest = _manifest(place, wanted, record)
     report.update(id=manifest["id"], recovery_point_seconds=round(time.time() - manifest["taken"], 1))
-    _refuse_unfit(installation, manifest, wanted)
-    database = Database(installation)
+    database = _refuse_unfit(installation, manifest, wanted)
     rows = sum(int(item["rows"]) for item in manifest["tables"].values())
     safety = (
         f"a safety backup into {_own_place(installation).where}"
@@ -272,17 +289,22 @@ def _restore(
 
 def _fill(installation: Installation, wanted: Settings, record: Open | None, report: dict[str, Any], say: Say) -> Open:
     """Have the backup in a database beside the one that serves, compared with its manifest; nothing in force is touched."""
-    if record and record.phase == READY and wanted.name in ("", record.id):
+    if record and record.phase == READY and _reusable(installation, record, wanted):
         return record
     place = _place(installation, wanted)
     manifest = _manifest(place, wanted, record)
     name = report["id"] = manifest["id"]
     report["recovery_point_seconds"] = round(time.time() - manifest["taken"], 1)
-    database = Database(installation)
-    _refuse_unfit(installation, manifest, wanted)
+    # What an earlier run left first: it takes the space of this one.
     if record and record.incoming:
-        database.drop_beside(record.incoming)
+        Database(installation).drop_beside(record.incoming)
+    _forget_dump(record)
+    database = _refuse_unfit(installation, manifest, wanted)
     stamp = catalog.new_id().lower()
+    if record and record.old:
+        record = Open(PREPARED, name, time.time(), new_secrets=record.new_secrets)
+    spool = _spool(installation, wanted)
+    ensure_directory(spool, 0o700)
     record = save(
         installation,
         record or Open(PREPARED, name, time.time()),
@@ -292,39 +314,74 @@ def _fill(installation: Installation, wanted: Settings, record: Open | None, rep
         incoming=_beside(database.name, "restored", stamp),
         outgoing=_beside(database.name, "before", stamp),
         about=_about(manifest),
+        drill=wanted.drill,
+        dump=os.path.join(spool, f"{name}.dump"),
     )
     if _wants_safety(wanted, record):
         with step(installation, report, "safety backup", say) as told:
             taken = _safety(installation, say)
             record = save(installation, record, safety=taken["id"])
             told(f"{taken['id']}, {taken['rows']} rows, in {taken['where']}")
-    path = os.path.join(_empty_spool(installation, wanted), f"{name}.dump")
     try:
-        with step(installation, report, "pulled from the store, hashes", say) as told:
-            told(backup_reading.pull(place, manifest, wanted.identities, path))
-            archive = backup_archive.read(place, manifest, wanted.identities)
-            told(f"configuration archive with {len(archive.texts)} files")
-        new = Database(installation, name=record.incoming)
-        with step(installation, report, "restored beside", say) as told:
-            database.create_beside(record.incoming)
-            database.bring_roles(archive.globals)
-            jobs = os.cpu_count() or 1
-            new.restore_from(path, jobs, installation.secret("POSTGRES_PASSWORD"))
-            new.analyze()
-            told(f"{record.incoming}, {jobs} jobs")
+        notes = _beside_production(installation, database, record, place, manifest, wanted, report, say)
+    except ScutumError as error:
+        raise ScutumError(
+            error.what,
+            left=f"nothing in force was changed; {record.incoming} stays beside it until the next call",
+            next_step=f"when it is the backup's fault, an older one: scutum-ops backup-info, scutum_restore_name; else {_next(record)}",
+        ) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        _forget_dump(record)
+    return save(installation, record, phase=READY, notes=notes)
+
+
+def _reusable(installation: Installation, record: Open, wanted: Settings) -> bool:
+    """Whether what stands ready is what is asked for, and still fits what is installed."""
+    same = wanted.name in ("", record.id) and record.drill == wanted.drill and not record.old
+    return same and record.release == installation.state().get("version") and not open_rotation(installation)
+
+
+def _beside_production(
+    installation: Installation,
+    database: Database,
+    record: Open,
+    place: Store,
+    manifest: dict[str, Any],
+    wanted: Settings,
+    report: dict[str, Any],
+    say: Say,
+) -> list[str]:
+    """Fill the new database, and compare it with the manifest. What is not brought back, in words."""
+    with step(installation, report, "pulled from the store, hashes", say) as told:
+        told(backup_reading.pull(place, manifest, wanted.identities, record.dump))
+        archive = backup_archive.read(place, manifest, wanted.identities)
+        told(f"configuration archive with {len(archive.texts)} files")
+    new = Database(installation, name=record.incoming)
+    with step(installation, report, "restored beside", say) as told:
+        database.create_beside(record.incoming)
+        new.bring_roles(archive.globals)
+        jobs = min(_JOBS, os.cpu_count() or 1)
+        new.restore_from(record.dump, jobs, installation.secret("POSTGRES_PASSWORD"))
+        new.analyze()
+        told(f"{record.incoming}, {jobs} jobs")
     restore_verification.compare(installation, manifest, new, report, say)
-    notes = _not_brought(installation, database, manifest, archive, record)
+    notes = _not_brought(installation, database, new, manifest, archive, record)
     if wanted.drill:
         notes.append(f"a drill: {new.silence()} event subscriptions were taken out of the restored data")
-    return save(installation, record, phase=READY, notes=notes)
+    return notes
+
+
+def _forget_dump(record: Open | None) -> None:
+    """No dump in clear stays behind."""
+    if record and record.dump:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(record.dump)
 
 
 def _not_brought(
     installation: Installation,
     database: Database,
+    new: Database,
     manifest: dict[str, Any],
     archive: backup_archive.Archive,
     record: Open,
@@ -333,7 +390,7 @@ def _not_brought(
     found = [f"{key} was nowhere: {CONSEQUENCES.get(key, NOWHERE)}" for key in record.new_secrets]
     if manifest.get("salt") and manifest["salt"] != backup_archive.salt_mark(installation):
         found.append(f"LITELLM_SALT_KEY is not the one of the backup: {CONSEQUENCES['LITELLM_SALT_KEY']}")
-    roles = database.roles_without_password()
+    roles = new.roles_without_password()
     if roles:
         found.append(f"roles that may log in and have no password: {', '.join(roles)} (ALTER ROLE … PASSWORD)")
     found += [
@@ -364,14 +421,17 @@ def _switch(installation: Installation, record: Open, wanted: Settings, report: 
     record = _swap(installation, record, wanted, report, say)
     try:
         _start(installation, wanted, report, say)
-    except ScutumError as error:
-        if record.back:
-            raise ScutumError(
-                error.what,
-                f"{Database(installation).name} is the database from before the restore; {error.left}",
-                _next(record),
-            ) from error
-        _return(installation, record, error, wanted, report, say)
+    except Exception as problem:
+        error = as_error(problem)
+        if not record.back:
+            _return(installation, record, error, wanted, report, say)
+        # It served badly before the restore, too, or something else is wrong: the way on must not hang on it.
+        record = save(installation, record, phase=KEPT)
+        raise ScutumError(
+            error.what,
+            f"{Database(installation).name} is the database from before the restore, and does not serve well; {_state(record)}",
+            f"correct the cause ({error.next_step}); {_next(record)}, and then another restore can begin",
+        ) from problem
     record = save(installation, record, phase=KEPT)
     report["kept"] = record.outgoing
     # Only now: counting large tables takes minutes.
@@ -386,22 +446,32 @@ def _return(
 ) -> None:
     """Go back from a restored database that does not serve; always ends in a failure."""
     say("going back to the database that served before")
-    went = _turned(installation, record)
+    went = _swap(installation, _turned(installation, record), wanted, report, say)
+    after = "serves again"
     try:
-        went = _swap(installation, went, wanted, report, say)
         _start(installation, wanted, report, say)
-    except ScutumError as second:
-        raise ScutumError(
-            f"the restored database did not serve: {error.what}\nand going back failed: {second.what}",
-            left=f"{_state(load(installation))}; {second.left}",
-            next_step=f"correct the cause, then: {_next(went)}",
-        ) from second
+    except Exception as problem:
+        after = f"is in force again, and does not serve well either: {as_error(problem).what}"
     went = save(installation, went, phase=KEPT)
     raise ScutumError(
         f"the restored database did not serve: {error.what}",
-        left=f"the database that served before serves again; the restored one is kept as {went.outgoing} for a look",
+        left=f"the database that served before {after}; the restored one is kept as {went.outgoing} for a look",
         next_step=f"find the cause; {_next(went)}, and then another restore can begin",
     ) from error
+
+
+def _swapped(record: Open, database: Database) -> bool:
+    """Whether both names are changed already; a run that was killed may have done it. Refuses what somebody else has made of them."""
+    names = database.databases()
+    if record.incoming in names:
+        return False
+    if record.outgoing in names:
+        return True
+    raise ScutumError(
+        f"neither {record.incoming} nor {record.outgoing} is there any more: somebody else dropped or renamed it",
+        left=f"{database.name} is what it was",
+        next_step=f"look at what is there (psql -l); when {database.name} is right: mv .scutum-ops/{RECORD} aside",
+    )
 
 
 def _swap(installation: Installation, record: Open, wanted: Settings, report: dict[str, Any], say: Say) -> Open:
@@ -409,6 +479,7 @@ def _swap(installation: Installation, record: Open, wanted: Settings, report: di
     if record.phase == SWAPPED:
         return record
     database = Database(installation)
+    _swapped(record, database)
     state = installation.state()
     before = record
     if record.phase != SWAPPING:
@@ -421,23 +492,46 @@ def _swap(installation: Installation, record: Open, wanted: Settings, report: di
             compose.must("stop", *services, timeout=120)
             told(", ".join(services))
         with step(installation, report, "names swapped", say) as told:
-            # A run that was killed may have done it: then there is no database of that name any more.
-            if record.incoming in database.databases():
+            if not _swapped(record, database):
                 database.swap(record.incoming, record.outgoing)
             told(f"{record.incoming} is {database.name} now, and what served before is {record.outgoing}")
-    except ScutumError as error:
+        installation.save_state(**record.about)
+        return save(installation, record, phase=SWAPPED)
+    except Exception as problem:
+        _not_swapped(installation, before, as_error(problem), services, wanted)
+        raise
+
+
+def _not_swapped(
+    installation: Installation, before: Open, error: ScutumError, services: list[str], wanted: Settings
+) -> None:
+    """Have what is in force serve again after a swap that failed, and say what state that is; always ends in a failure."""
+    database = Database(installation)
+    try:
+        # The server may be starting again.
+        database.allow_connections(patience=60)
+        done = _swapped(before, database)
+    except ScutumError as second:
+        raise ScutumError(
+            error.what,
+            f"{', '.join(services)} are stopped, and the server does not answer: {second.what}",
+            _next(before),
+        ) from error
+    if done:
+        raise ScutumError(
+            error.what,
+            f"the names are swapped already, {', '.join(services)} are stopped",
+            f"correct the cause, then: {_next(before)}",
+        ) from error
+    left = f"nothing was swapped: {database.name} is what it was, {before.incoming} stands beside it; "
+    try:
+        stack.recreate(installation, services, wanted.timeout)
+        left += f"{', '.join(services)} run"
+    except Exception as second:
+        left += f"{', '.join(services)} do not all run: {as_error(second).what}"
+    with contextlib.suppress(OSError):
         save(installation, before)
-        with contextlib.suppress(ScutumError):
-            database.allow_connections()
-        left = f"nothing was swapped: {database.name} is what it was, {record.incoming} stands beside it; "
-        try:
-            stack.recreate(installation, services, wanted.timeout)
-            left += f"{', '.join(services)} run"
-        except ScutumError as second:
-            left += f"{', '.join(services)} do not all run: {second.what}"
-        raise ScutumError(error.what, left, f"correct the cause, then run it again: {_next(before)}") from error
-    installation.save_state(**record.about)
-    return save(installation, record, phase=SWAPPED)
+    raise ScutumError(error.what, left, f"correct the cause, then run it again: {_next(before)}") from error
 
 
 def _start(installation: Installation, wanted: Settings, report: dict[str, Any], say: Say) -> None:
@@ -481,6 +575,7 @@ def _writers(installation: Installation) -> list[str]:
 def _turned(installation: Installation, record: Open) -> Open:
     """The way back from a record: what was put aside comes in again."""
     database = Database(installation)
+    _swapped(replace(record, incoming=record.outgoing), database)
     return save(
         installation,
         record,
@@ -494,16 +589,27 @@ def _turned(installation: Installation, record: Open) -> Open:
 
 def _undo(installation: Installation, record: Open, wanted: Settings, report: dict[str, Any], say: Say) -> None:
     report.update(id=record.id, safety=record.safety, outcome="undone")
+    _forget_dump(record)
+    if record.phase == PREPARED:
+        _close(installation)
+        return
     database = Database(installation)
-    if not record.back and record.phase != SWAPPED and record.outgoing not in database.databases():
+    filled = record.phase in (RESTORING, READY) or (record.phase == SWAPPING and not _swapped(record, database))
+    if filled and not record.back:
         with step(installation, report, "restored database dropped", say) as told:
             database.allow_connections()
             database.drop_beside(record.incoming)
             told(f"{record.incoming}, a copy of the backup")
+        # Whether what is in force serves well is not this restore's doing.
+        _close(installation)
         _start(installation, wanted, report, say)
-        os.unlink(os.path.join(installation.private, RECORD))
         return
     _switch(installation, record if record.back else _turned(installation, record), wanted, report, say)
+
+
+def _close(installation: Installation) -> None:
+    """No restore is open any more."""
+    os.unlink(os.path.join(installation.private, RECORD))
 
 
 def _finalize(installation: Installation, record: Open, wanted: Settings, report: dict[str, Any], say: Say) -> None:
@@ -514,7 +620,8 @@ def _finalize(installation: Installation, record: Open, wanted: Settings, report
             raise ScutumError(f"there is no database {database.name}", left="nothing was dropped")
         database.drop_beside(record.outgoing)
         told(record.outgoing)
-    os.unlink(os.path.join(installation.private, RECORD))
+    _forget_dump(record)
+    _close(installation)
 
 
 # --- small decisions
@@ -549,7 +656,7 @@ def _manifest(place: Store, wanted: Settings, record: Open | None) -> dict[str, 
 
 
 def _wants_safety(wanted: Settings, record: Open | None) -> bool:
-    return wanted.safety and not (record and (record.fresh or record.safety))
+    return wanted.safety and not (record and not record.old and (record.fresh or record.safety))
 
 
 def _safety(installation: Installation, say: Say) -> dict[str, Any]:
@@ -561,8 +668,8 @@ def _safety(installation: Installation, say: Say) -> dict[str, Any]:
         ) from error
 
 
-def _refuse_unfit(installation: Installation, manifest: dict[str, Any], wanted: Settings) -> None:
-    """Refuse what could not end well, before anything is changed."""
+def _refuse_unfit(installation: Installation, manifest: dict[str, Any], wanted: Settings) -> Database:
+    """Refuse what could not end well, before anything is changed; the database in force."""
     name, here = manifest["id"], str(installation.state().get("version") or "")
     untouched = "nothing was changed"
     if manifest["release"] != here:
@@ -572,7 +679,15 @@ def _refuse_unfit(installation: Installation, manifest: dict[str, Any], wanted: 
             left=untouched,
             next_step=f"choose a backup of {here} (scutum-ops backup-info); or restore on an empty host, which gets that release",
         )
-    server = Database(installation).server_version()
+    database = Database(installation)
+    if database.name not in database.databases():
+        raise ScutumError(
+            f"the server has no database {database.name}, whose name the restored one would take",
+            left=untouched,
+            next_step=f"have an empty one: docker exec scutum-postgres createdb -U {database.user} {database.name}; then run it again "
+            "with scutum_restore_safety_backup: false",
+        )
+    server = database.server_version()
     if manifest["postgres"] > server:
         raise ScutumError(
             f"{name} is of PostgreSQL {manifest['postgres']}, and {server} runs here",
@@ -593,20 +708,12 @@ def _refuse_unfit(installation: Installation, manifest: dict[str, Any], wanted: 
             next_step="run playbooks/secrets.yml, which finishes it",
         )
     backup_reading.check_space(installation, manifest, _spool(installation, wanted), "scutum_restore_spool")
+    return database
 
 
 def _spool(installation: Installation, wanted: Settings) -> str:
-    return wanted.spool or os.path.join(installation.private, _SPOOL)
-
-
-def _empty_spool(installation: Installation, wanted: Settings) -> str:
-    """A private directory for the dump; what a run that was killed left there in clear is gone."""
-    spool = _spool(installation, wanted)
-    ensure_directory(spool, 0o700)
-    for left in os.listdir(spool):
-        if re.fullmatch(r"\d{8}T\d{6}Z\.dump", left):
-            os.unlink(os.path.join(spool, left))
-    return spool
+    """A directory of its own: others may keep dumps in the one that was given."""
+    return os.path.join(wanted.spool or installation.private, _SPOOL)
 
 
 def _beside(name: str, word: str, stamp: str) -> str:
@@ -678,7 +785,8 @@ def text(report: dict[str, Any]) -> list[str]:
 def _head(report: dict[str, Any]) -> str:
     name = f"backup {report['id']}" if report["id"] else "the newest backup"
     if report.get("error"):
-        return f"{name} WAS NOT RESTORED: {report['error']}"
+        failed = {"undo": "GOING BACK FAILED", "finalize": "NOT FINAL"}.get(report["asked"], "NOT RESTORED")
+        return f"{name}: {failed}: {report['error']}"
     words = {
         "planned": f"{name}: nothing was changed",
         "restored": f"{name} is in force",

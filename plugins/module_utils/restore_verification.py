@@ -361,7 +361,7 @@ def _refuse(what: str, problems: list[str]) -> None:
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise NotProven(
             f"{what}: {'; '.join(problems[:8])}{more}",
-            left="the throwaway is gone, nothing else was touched",
+            left="nothing but the copy was touched",
             next_step="this backup does not bring everything back: take another one, and find out why",
         )
 

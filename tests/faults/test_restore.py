@@ -125,7 +125,7 @@ def test_killed_at_a_step_the_same_call_ends_it(mine: Case, world: World, step: 
     assert call(mine, undo=HOST)["outcome"] == "undone" and rows(world) == few
     assert call(mine, undo=HOST)["outcome"] == "unchanged" and rows(world) == few
     assert call(mine, finalize=HOST)["outcome"] == "finalized" and databases(world) == [LIVE]
-    assert not [*mine.folder.glob("*.dump")]
+    assert not [*mine.folder.rglob("*.dump")]
     mine.quiet(report)
 
 
@@ -160,3 +160,41 @@ def test_a_swap_that_is_refused_leaves_what_served(mine: Case, world: World) -> 
             call(mine, confirm=HOST)
     assert f"nothing was swapped: {LIVE} is what it was" in caught.value.left and rows(world) == 1
     assert call(mine, confirm=HOST)["outcome"] == "restored"
+
+
+def test_what_does_not_serve_in_either_state_leaves_a_way_on(mine: Case, world: World) -> None:
+    """The database that is gone back to was broken before, which is why it was restored."""
+
+    def fails(*unused: object) -> None:
+        raise restore.ScutumError("admin-api does not answer", next_step="look at its log")
+
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(restore, "_start", fails)
+        with pytest.raises(restore.ScutumError, match="the restored database did not serve") as caught:
+            call(mine, confirm=HOST)
+        assert "does not serve well either" in caught.value.left and rows(world) == 1
+    assert call(mine, finalize=HOST)["outcome"] == "finalized" and databases(world) == [LIVE]
+    assert call(mine, confirm=HOST)["outcome"] == "restored"
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(restore, "_start", fails)
+        with pytest.raises(restore.ScutumError, match="admin-api does not answer"):
+            call(mine, undo=HOST)
+    assert rows(world) == 1 and call(mine, finalize=HOST)["outcome"] == "finalized"
+
+
+def test_databases_that_somebody_else_dropped_are_missed(mine: Case, world: World) -> None:
+    with pytest.MonkeyPatch.context() as broken:
+        kill_at(broken, "save ready")
+        with pytest.raises(Killed):
+            call(mine, confirm=HOST)
+    [other] = [name for name in databases(world) if name != LIVE]
+    world.sql(f"DROP DATABASE {other}", "postgres")
+    with pytest.raises(restore.ScutumError, match=f"neither {other} nor .* is there any more"):
+        call(mine, confirm=HOST)
+    assert call(mine, undo=HOST)["outcome"] == "undone" and rows(world) == 1
+    assert call(mine, confirm=HOST)["outcome"] == "restored"
+    [other] = [name for name in databases(world) if name != LIVE]
+    world.sql(f"DROP DATABASE {other}", "postgres")
+    with pytest.raises(restore.ScutumError, match="is there any more"):
+        call(mine, undo=HOST)
+    assert rows(world) == 3000

@@ -242,7 +242,7 @@ def test_a_line_for_cron(installation: Installation, tmp_path: Path, monkeypatch
 
 def test_a_job_that_waits_for_a_source_just_ends() -> None:
     """A host that shuts down must not wait for it; a backup says why it ended."""
-    assert {"backup", "verify-restore", "restore"} == cli.ENDED and "secrets-fetch" in cli.JOBS
+    assert {"backup", "verify-restore"} == cli.ENDED and "secrets-fetch" in cli.JOBS
     with pytest.raises(ScutumError, match="ended from outside") as error:
         cli._ended(15, None)
     assert error.value.left and error.value.next_step

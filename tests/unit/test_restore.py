@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ ID = "20261125T031700Z"
 HOST = restore.host_name()
 
 
-def record(phase: str, back: bool = False) -> restore.Open:
-    return restore.Open(phase, ID, 0, incoming="in", outgoing="out", back=back)
+def record(phase: str, back: bool = False, age: float = 60) -> restore.Open:
+    return restore.Open(phase, ID, time.time() - age, incoming="in", outgoing="out", back=back)
 
 
 @pytest.fixture(name="installation")
@@ -51,8 +52,7 @@ def test_a_confirmation_names_this_host_and_one_thing() -> None:
         ("confirm", "kept", False, True),
         *(("confirm", phase, True, None) for phase in ("ready", "swapping", "swapped", "kept")),
         ("undo", "", False, True),
-        ("undo", "prepared", False, True),
-        *(("undo", phase, False, False) for phase in ("restoring", "ready", "swapping", "swapped", "kept")),
+        *(("undo", phase, False, False) for phase in ("prepared", "restoring", "ready", "swapping", "swapped", "kept")),
         *(("undo", phase, True, False) for phase in ("ready", "swapping", "swapped")),
         ("undo", "kept", True, True),
         ("finalize", "", False, True),
@@ -78,6 +78,22 @@ def test_another_backup_has_to_wait_for_an_open_restore() -> None:
         with pytest.raises(ScutumError, match="a restore is open"):
             restore._settled(record(phase), restore.Settings(name="20260101T000000Z"), "confirm")
     assert restore._settled(record("restoring"), restore.Settings(name="20260101T000000Z"), "confirm") is False
+
+
+def test_one_that_was_forgotten_is_not_taken_for_what_is_meant_today() -> None:
+    long_ago = 30 * 86400
+    for phase in ("prepared", "restoring", "ready", "swapping", "swapped", "kept"):
+        with pytest.raises(ScutumError, match="a restore is open") as caught:
+            restore._settled(record(phase, age=long_ago), restore.Settings(), "confirm")
+        assert f"scutum_restore_undo={HOST}" in caught.value.next_step
+        assert restore._settled(record(phase, age=long_ago), restore.Settings(name=ID), "confirm") is (phase == "kept")
+    held = restore.Open("ready", ID, time.time() - long_ago, safety="20200101T000000Z", fresh=True)
+    assert restore._wants_safety(restore.Settings(), held), "a backup from back then is none of what is there now"
+
+
+def test_a_spool_is_a_path(installation: Installation) -> None:
+    with pytest.raises(ScutumError, match="scutum_restore_spool: ~/x is no absolute path"):
+        restore.run(installation, restore.Settings(spool="~/x"), lambda line: None)
 
 
 def test_names_fit_into_postgres() -> None:
