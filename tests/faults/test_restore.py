@@ -79,7 +79,11 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     if step in places:
         after(places[step], step)
     elif step == "before swap":
-        monkeypatch.setattr(Database, "swap", lambda *unused: (_ for _ in ()).throw(Killed(step)))
+
+        def stopped(*unused: Any) -> None:
+            raise Killed(step)
+
+        monkeypatch.setattr(Database, "swap", stopped)
     elif step == "halfway into swap":
         # Connections are refused already, and the names are what they were.
         true = Database._maintenance

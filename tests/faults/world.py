@@ -145,7 +145,7 @@ class World:
             listed = docker(kind, "ls", *(["-a"] if kind == "container" else []), "--filter", f"label={mark}",
                             "--format", f'{{{{.ID}}}} {{{{.Label "{mark}"}}}}')  # fmt: skip
             for line in listed.splitlines():
-                name, _, directory = line.partition(" ")
+                name, unused, directory = line.partition(" ")
                 if directory.startswith(str(self.folder.parent)):
                     docker(kind, "rm", *(["-f", "-v"] if kind == "container" else []), name, check=False)
         for words in (("rm", "-f", "-v", self.postgres), ("network", "rm", self.network)):
