@@ -178,6 +178,12 @@ def test_two_at_once_and_a_host_that_goes_away_leave_nothing_that_counts(s3: S3)
         s3.newest() == good
         and json.loads(host.run("cat /opt/scutum/.scutum-ops/backup-status.json"))["running"] is None
     )
+    # Somebody holds a table: the next one waits for it as long as it takes.
+    env = host.env()
+    locked = (
+        f"psql -U {env['POSTGRES_USER']} -d {env['POSTGRES_DB']} -c 'BEGIN; LOCK TABLE filler; SELECT pg_sleep(50)'"
+    )
+    host.run(f'docker exec -d scutum-postgres sh -c "{locked}"')
     before = float(host.run("date +%s"))
     host.run(f"setsid scutum-ops backup > /tmp/first.log 2>&1 & {begun}")
     second = host.run("scutum-ops backup 2>&1 || true")
