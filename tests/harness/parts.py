@@ -128,7 +128,8 @@ def contract(needs: tuple[str, ...] = ()) -> list[Part]:
 
 def backup_faults(needs: tuple[str, ...] = ()) -> list[Part]:
     """Every fault of backups and their verification, against the library with a real Postgres and a real S3."""
-    return [Part("backup-faults", (tool("pytest"), "tests/faults"), needs=needs, wants=("tests/faults/test_*.py",))]
+    command = (tool("pytest"), "tests/faults")
+    return [Part("backup-faults", command, needs=needs, limit=30 * MINUTE, wants=("tests/faults/test_*.py",))]
 
 
 def restore_steps(needs: tuple[str, ...] = ()) -> list[Part]:
