@@ -646,7 +646,11 @@ class Database:
     def drop_beside(self, name: str) -> None:
         """Drop a database that is not this one, and whatever is connected to it."""
         if name == self.name:
-            raise ScutumError(f"{name} is the database in force", left="it was not dropped")
+            raise ScutumError(
+                f"{name} is the database in force",
+                left="it was not dropped",
+                next_step=f"look at what is there: {self._look()}",
+            )
         self._maintenance(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)", timeout=600)
 
     def own_settings(self) -> list[str]:

@@ -247,7 +247,10 @@ def _plan(installation: Installation, wanted: Settings, word: str, report: dict[
         report["warnings"].append(_state(record))
         report["next_step"] = _next(record)
     settled = bool(word) and _settled(record, wanted, word)
-    if word in ("undo", "finalize") or (record and (record.back or record.phase in (SWAPPING, SWAPPED, KEPT))):
+    forgotten = record is not None and record.old and not wanted.name
+    if word in ("undo", "finalize") or (
+        record and (forgotten or record.back or record.phase in (SWAPPING, SWAPPED, KEPT))
+    ):
         return not settled
     place = _place(installation, wanted)
     manifest = _manifest(place, wanted, record)
@@ -325,10 +328,12 @@ def _fill(installation: Installation, wanted: Settings, record: Open | None, rep
     try:
         notes = _beside_production(installation, database, record, place, manifest, wanted, report, say)
     except ScutumError as error:
+        # What a verification advises, another backup, would be one of what is there now.
+        older = "choose an older one (scutum-ops backup-info; scutum_restore_name)"
         raise ScutumError(
             error.what,
-            left=f"nothing in force was changed; {record.incoming} stays beside it until the next call",
-            next_step=f"when it is the backup's fault, an older one: scutum-ops backup-info, scutum_restore_name; else {_next(record)}",
+            left=f"nothing in force was changed; what was begun beside it ({record.incoming}) goes with the next call",
+            next_step=f"{older if isinstance(error, backup_reading.NotProven) else error.next_step}; {_next(record)}",
         ) from error
     finally:
         _forget_dump(record)
@@ -470,7 +475,8 @@ def _swapped(record: Open, database: Database) -> bool:
     raise ScutumError(
         f"neither {record.incoming} nor {record.outgoing} is there any more: somebody else dropped or renamed it",
         left=f"{database.name} is what it was",
-        next_step=f"look at what is there (psql -l); when {database.name} is right: mv .scutum-ops/{RECORD} aside",
+        next_step=f"look at what is there: docker exec scutum-postgres psql -U {database.user} -d postgres -l; when {database.name} is "
+        f"right, close it: mv {os.path.join(database.installation.private, RECORD)} /root/",
     )
 
 
@@ -617,7 +623,11 @@ def _finalize(installation: Installation, record: Open, wanted: Settings, report
     database = Database(installation)
     with step(installation, report, "kept database dropped", say) as told:
         if database.name not in database.databases():
-            raise ScutumError(f"there is no database {database.name}", left="nothing was dropped")
+            raise ScutumError(
+                f"there is no database {database.name}: the kept one is the only one",
+                left="nothing was dropped",
+                next_step=f"look at what is there: docker exec scutum-postgres psql -U {database.user} -d postgres -l",
+            )
         database.drop_beside(record.outgoing)
         told(record.outgoing)
     _forget_dump(record)
