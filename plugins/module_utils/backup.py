@@ -31,9 +31,10 @@ from . import http_client as http
 from .database import Database
 from .engine import clean_environment
 from .errors import ScutumError, as_error
-from .files import read_text, write_file
+from .files import free_bytes, read_text, write_file
 from .installation import Installation
 from .object_store import Store
+from .report import Say
 
 SETTINGS = "backup.json"
 AUDIT = "public.audit_logs"
@@ -51,7 +52,6 @@ HEARTBEAT = "SCUTUM_BACKUP_HEARTBEAT_URL"
 _TOO_LONG = 26 * 3600
 # Seconds after which what was begun and not finished was left by a run that died.
 _STALE = 24 * 3600
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -306,8 +306,7 @@ def _spooled(chunks: Iterator[bytes], directory: str, size: int) -> Iterator[Ite
     Args:
         size: bytes that may be needed; a dump is smaller than its database.
     """
-    status = os.statvfs(directory)
-    free = status.f_bavail * status.f_frsize
+    free = free_bytes(directory)
     if free < size:
         raise ScutumError(
             f"scutum_backup_spool: {directory} has {free // 2**20} MiB free, and the dump may need {size // 2**20} MiB",

@@ -18,7 +18,6 @@ from . import backup_reading
 from . import compose as compose_module
 from .database import Database
 from .env_file import EnvFile, secrets_of
-from .errors import ScutumError
 from .files import read_text
 from .installation import Installation
 from .object_store import Store
@@ -82,13 +81,7 @@ def build(installation: Installation, database: Database, secrets: bool) -> byte
 
 def read(place: Store, manifest: dict[str, Any], identities: list[str]) -> Archive:
     """The archive of a backup, after its hashes were compared with the manifest."""
-    part = next((name for name in manifest["objects"] if name.startswith(catalog.CONFIGURATION)), "")
-    if not part:
-        raise ScutumError(
-            f"{manifest['id']}: its manifest names no configuration archive",
-            left="nothing was restored",
-            next_step="take another backup",
-        )
+    part = backup_reading.object_of(manifest, catalog.CONFIGURATION)
     data = b"".join(backup_reading.chunks(place, manifest, part, identities))
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
         texts = {

@@ -13,8 +13,11 @@ from typing import Any
 from . import backup_catalog as catalog
 from . import backup_encryption
 from .errors import ScutumError
+from .files import existing, free_bytes
 from .installation import Installation
 from .object_store import Store
+
+_KINDS = {catalog.DUMP: "dump", catalog.CONFIGURATION: "configuration archive"}
 
 
 class NotProven(ScutumError):
@@ -29,20 +32,17 @@ def check_space(installation: Installation, manifest: dict[str, Any], spool: str
     """
     size = sum(item["size"] for name, item in manifest["objects"].items() if name.startswith(catalog.DUMP))
     root = installation.engine.versions()["root"] or "/var/lib/docker"
-    while spool and not os.path.exists(spool):
-        spool = os.path.dirname(spool)
     # The restored database, and its WAL.
     needs: dict[int, tuple[str, int]] = {}
     for where, bytes_ in (
-        (spool, size),
+        (existing(spool), size),
         (root, int(manifest["database_bytes"] * 1.2) + (1 << 30)),
     ):
         device = os.stat(where).st_dev
         before = needs.get(device, (where, 0))
         needs[device] = (before[0], before[1] + bytes_)
     for where, needed in needs.values():
-        status = os.statvfs(where)
-        free = status.f_bavail * status.f_frsize
+        free = free_bytes(where)
         if free < needed:
             raise ScutumError(
                 f"{where} has {free // 2**20} MiB free, and the restore needs {needed // 2**20} MiB",
@@ -66,13 +66,7 @@ def _all_there(place: Store, manifest: dict[str, Any]) -> None:
 def pull(place: Store, manifest: dict[str, Any], identities: list[str], path: str) -> str:
     """The dump into a private file; its size in words."""
     _all_there(place, manifest)
-    part = next((name for name in manifest["objects"] if name.startswith(catalog.DUMP)), "")
-    if not part:
-        raise NotProven(
-            f"{manifest['id']}: its manifest names no dump",
-            left="nothing was restored",
-            next_step="take another backup",
-        )
+    part = object_of(manifest, catalog.DUMP)
     size = 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as handle:
@@ -80,6 +74,28 @@ def pull(place: Store, manifest: dict[str, Any], identities: list[str], path: st
             size += len(chunk)
             handle.write(chunk)
     return f"{size / 2**20:.1f} MiB"
+
+
+def object_of(manifest: dict[str, Any], kind: str) -> str:
+    """The name of a backup's object: `catalog.DUMP` or `catalog.CONFIGURATION`, with `.age` when it is encrypted."""
+    part = next((name for name in manifest["objects"] if name.startswith(kind)), "")
+    if not part:
+        raise NotProven(
+            f"{manifest['id']}: its manifest names no {_KINDS[kind]}",
+            left="nothing was restored",
+            next_step="take another backup",
+        )
+    return part
+
+
+def need_identity(manifest: dict[str, Any], identities: list[str]) -> None:
+    """Refuse an encrypted backup that nobody here can read."""
+    if not identities and any(name.endswith(".age") for name in manifest["objects"]):
+        raise ScutumError(
+            f"{manifest['id']} is encrypted, and this host has no age identity",
+            left="nothing was restored",
+            next_step="write one into the source of secrets as SCUTUM_BACKUP_AGE_IDENTITY",
+        )
 
 
 def chunks(place: Store, manifest: dict[str, Any], part: str, identities: list[str]) -> Iterator[bytes]:
@@ -100,12 +116,7 @@ def chunks(place: Store, manifest: dict[str, Any], part: str, identities: list[s
     source = counted()
     found: Iterator[bytes] = source
     if part.endswith(".age"):
-        if not identities:
-            raise ScutumError(
-                f"{manifest['id']} is encrypted, and this host has no age identity",
-                left="nothing was restored",
-                next_step="write one into the source of secrets as SCUTUM_BACKUP_AGE_IDENTITY",
-            )
+        need_identity(manifest, identities)
         found = backup_encryption.decrypt(source, identities)
     try:
         for chunk in found:

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, cast
 
 from .engine import Result, clean_environment
 from .errors import ScutumError
+from .files import free_bytes
 from .installation import Installation
 from .redact import without_rows
 
@@ -741,7 +742,7 @@ class Database:
 
     def check_space(self, directory: str) -> None:
         """Refuse a dump that may not fit."""
-        needed, free = self.size(), _free(directory)
+        needed, free = self.size(), free_bytes(directory)
         if free < needed:
             raise ScutumError(
                 f"{directory} has {free // 2**20} MiB free, the dump may need {needed // 2**20} MiB",
@@ -798,8 +799,3 @@ def _identifier(text: str) -> str:
 def _reason(problem: str) -> str:
     """What pg_dump says, without the statement that it repeats after it: that may be long, and the reason stands before it."""
     return re.split(r"\n\S+: detail: (?:Query|Command) was:", problem)[0].strip()[-400:]
-
-
-def _free(directory: str) -> int:
-    status = os.statvfs(directory)
-    return status.f_bavail * status.f_frsize

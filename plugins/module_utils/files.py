@@ -25,6 +25,19 @@ def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def existing(path: str) -> str:
+    """The path, or the nearest directory above it that exists: where it would lie."""
+    while path and not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path or "/"
+
+
+def free_bytes(path: str) -> int:
+    """Bytes that are free where a path lies."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
 def ensure_directory(path: str, mode: int, check: bool = False) -> bool:
     """Create a directory (its mode is set at creation only); true when it was (or would be) created."""
     if os.path.isdir(path):

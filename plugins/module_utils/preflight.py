@@ -20,6 +20,7 @@ from .engine import MINIMUM_COMPOSE, MINIMUM_ENGINE, version_tuple
 from .env_file import OWNED, EnvFile, problem_with
 from .env_file import texts as env_texts
 from .errors import ScutumError
+from .files import existing, free_bytes
 from .installation import Installation
 
 # Profile by service of the release's Compose file; without it a service does not run.
@@ -261,11 +262,8 @@ def _is_taken(address: str, port: int) -> bool:
 
 
 def _disk(root: str, minimum_mb: int) -> list[str]:
-    path = root or "/var/lib/docker"
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    status = os.statvfs(path)
-    free = status.f_bavail * status.f_frsize // 2**20
+    path = existing(root or "/var/lib/docker")
+    free = free_bytes(path) // 2**20
     if free < minimum_mb:
         text = f"{path} has {free} MiB free, and the images need {minimum_mb} MiB (scutum_install_min_free_mb)"
         return [f"{text}: free space, for instance with docker image prune, or move data-root to a larger disk"]

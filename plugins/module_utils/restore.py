@@ -325,6 +325,7 @@ def _fill(installation: Installation, wanted: Settings, record: Open | None, rep
             taken = _safety(installation, say)
             record = save(installation, record, safety=taken["id"])
             told(f"{taken['id']}, {taken['rows']} rows, in {taken['where']}")
+            report["warnings"] += [f"safety backup: {text}" for text in taken["warnings"]]
     try:
         notes = _beside_production(installation, database, record, place, manifest, wanted, report, say)
     except ScutumError as error:
@@ -704,12 +705,7 @@ def _refuse_unfit(installation: Installation, manifest: dict[str, Any], wanted: 
             left=untouched,
             next_step="restore it where that version runs",
         )
-    if manifest.get("encryption") and not wanted.identities:
-        raise ScutumError(
-            f"{name} is encrypted, and this host has no age identity",
-            left=untouched,
-            next_step="write one into the source of secrets as SCUTUM_BACKUP_AGE_IDENTITY",
-        )
+    backup_reading.need_identity(manifest, wanted.identities)
     begun = open_rotation(installation)
     if begun:
         raise ScutumError(
