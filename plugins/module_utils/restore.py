@@ -13,11 +13,9 @@ then there is a way back, which is the same swap.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import socket
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import backup, backup_archive, backup_reading, restore_verification, schema_guard, stack, verification
@@ -31,23 +29,32 @@ from .images import references
 from .installation import Installation
 from .object_store import Store
 from .report import Say, step
+from .restore_record import (
+    KEPT,
+    PREPARED,
+    READY,
+    RECORD,
+    RESTORING,
+    SWAPPED,
+    SWAPPING,
+    Open,
+    host_name,
+    load,
+    next_call,
+    save,
+    settled,
+    standing,
+)
 from .secret_rotation import open_rotation
 
-RECORD = "restore.json"
 REPORT = "restore-report"
 _SPOOL = "restore-dump"
-# Seconds after which an open restore, and the backup before it, count only for whoever names it.
-_OLD = 24 * 3600
 # Sessions that fill a database beside those that serve.
 _JOBS = 4
 # Beside the files in force, when a backup's differ from them.
 _COPIES = "restored"
 # What the host's record says about the database in force: it changes with the database.
 _ABOUT_DATABASE = ("litellm_schema", "schema_window")
-
-PREPARED, RESTORING, READY, SWAPPING, SWAPPED, KEPT = (
-    "prepared", "restoring", "ready", "swapping", "swapped", "kept",
-)  # fmt: skip
 
 
 @dataclass
@@ -77,69 +84,6 @@ class Settings:
     identities: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     timeout: float = 300
-
-
-@dataclass
-class Open:
-    """A restore that is not over.
-
-    Args:
-        phase: see the head of this file; `prepared`: an empty host was given a configuration, and nothing was restored yet.
-        id: of the backup.
-        began: seconds since 1970.
-        release: of the backup.
-        fresh: the host was empty: there is nothing to take a safety backup of.
-        new_secrets: keys whose values the backup did not hold, nor anybody else.
-        safety: id of the backup that was taken before.
-        incoming: the database that gets the name in force.
-        outgoing: the name that the database in force gets.
-        back: it is the way back.
-        about: what the host's record says about `incoming` (`litellm_schema`, `schema_window`).
-        about_outgoing: the same about the database that was in force.
-        notes: what was not brought back, in words.
-        drill: event subscriptions were taken out of it.
-        dump: path of the dump in clear, while there is one.
-    """
-
-    phase: str
-    id: str
-    began: float
-    release: str = ""
-    fresh: bool = False
-    new_secrets: list[str] = field(default_factory=list)
-    safety: str = ""
-    incoming: str = ""
-    outgoing: str = ""
-    back: bool = False
-    about: dict[str, Any] = field(default_factory=dict)
-    about_outgoing: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    drill: bool = False
-    dump: str = ""
-
-    @property
-    def old(self) -> bool:
-        """Whether it was begun so long ago that nobody means it who does not name it."""
-        return time.time() - self.began > _OLD
-
-
-def load(installation: Installation) -> Open | None:
-    """The restore that is not over; None when there is none."""
-    text = read_text(os.path.join(installation.private, RECORD))
-    return Open(**json.loads(text)) if text else None
-
-
-def save(installation: Installation, record: Open, **changes: Any) -> Open:
-    """Record a restore, with some fields changed."""
-    record = replace(record, **changes)
-    ensure_directory(installation.private, 0o700)
-    write_file(os.path.join(installation.private, RECORD), json.dumps(asdict(record), indent=1) + "\n", 0o600)
-    return record
-
-
-def host_name() -> str:
-    """What a confirmation has to say."""
-    return socket.gethostname()
 
 
 def confirmed(wanted: Settings) -> str:
@@ -190,9 +134,9 @@ def run(installation: Installation, wanted: Settings, say: Say, check: bool = Fa
         else:
             with installation.lock():
                 record = load(installation)
-                if _settled(record, wanted, word):
+                if settled(record, wanted.name, word):
                     report.update(outcome="unchanged", kept=record.outgoing if record else "")
-                    report["warnings"].append(_state(record))
+                    report["warnings"].append(standing(record))
                 elif word == "confirm":
                     _restore(installation, record, wanted, report, say)
                 elif record and word == "undo":
@@ -215,27 +159,6 @@ def run(installation: Installation, wanted: Settings, say: Say, check: bool = Fa
     return {**report, "text": text(report)}
 
 
-def _settled(record: Open | None, wanted: Settings, word: str) -> bool:
-    """Whether what is asked for is so already. Refuses what an open restore stands in the way of."""
-    if record is None:
-        return word != "confirm"
-    kept = record.phase == KEPT
-    if word == "undo":
-        return kept and record.back
-    if word == "finalize":
-        if not kept:
-            raise ScutumError(
-                f"a restore is not over: {_state(record)}", left="nothing was dropped", next_step=_next(record)
-            )
-        return False
-    swaps = record.back or record.phase in (SWAPPING, SWAPPED, KEPT)
-    # One that somebody forgot must not be taken for what is meant today.
-    other = wanted.name != record.id if wanted.name else record.old
-    if record.back or (swaps and other) or (not wanted.name and record.old):
-        raise ScutumError(f"a restore is open: {_state(record)}", left="nothing was changed", next_step=_next(record))
-    return kept
-
-
 # --- forward
 
 
@@ -244,14 +167,14 @@ def _plan(installation: Installation, wanted: Settings, word: str, report: dict[
     record = load(installation)
     if record:
         report.update(id=record.id, safety=record.safety)
-        report["warnings"].append(_state(record))
-        report["next_step"] = _next(record)
-    settled = bool(word) and _settled(record, wanted, word)
+        report["warnings"].append(standing(record))
+        report["next_step"] = next_call(record)
+    done = bool(word) and settled(record, wanted.name, word)
     forgotten = record is not None and record.old and not wanted.name
     if word in ("undo", "finalize") or (
         record and (forgotten or record.back or record.phase in (SWAPPING, SWAPPED, KEPT))
     ):
-        return not settled
+        return not done
     place = _place(installation, wanted)
     manifest = _manifest(place, wanted, record)
     report.update(id=manifest["id"], recovery_point_seconds=round(time.time() - manifest["taken"], 1))
@@ -334,7 +257,7 @@ def _fill(installation: Installation, wanted: Settings, record: Open | None, rep
         raise ScutumError(
             error.what,
             left=f"nothing in force was changed; what was begun beside it ({record.incoming}) goes with the next call",
-            next_step=f"{older if isinstance(error, backup_reading.NotProven) else error.next_step}; {_next(record)}",
+            next_step=f"{older if isinstance(error, backup_reading.NotProven) else error.next_step}; {next_call(record)}",
         ) from error
     finally:
         _forget_dump(record)
@@ -435,8 +358,8 @@ def _switch(installation: Installation, record: Open, wanted: Settings, report: 
         record = save(installation, record, phase=KEPT)
         raise ScutumError(
             error.what,
-            f"{Database(installation).name} is the database from before the restore, and does not serve well; {_state(record)}",
-            f"correct the cause ({error.next_step}); {_next(record)}, and then another restore can begin",
+            f"{Database(installation).name} is the database from before the restore, and does not serve well; {standing(record)}",
+            f"correct the cause ({error.next_step}); {next_call(record)}, and then another restore can begin",
         ) from problem
     record = save(installation, record, phase=KEPT)
     report["kept"] = record.outgoing
@@ -462,7 +385,7 @@ def _return(
     raise ScutumError(
         f"the restored database did not serve: {error.what}",
         left=f"the database that served before {after}; the restored one is kept as {went.outgoing} for a look",
-        next_step=f"find the cause; {_next(went)}, and then another restore can begin",
+        next_step=f"find the cause; {next_call(went)}, and then another restore can begin",
     ) from error
 
 
@@ -522,13 +445,13 @@ def _not_swapped(
         raise ScutumError(
             error.what,
             f"{', '.join(services)} are stopped, and the server does not answer: {second.what}",
-            _next(before),
+            next_call(before),
         ) from error
     if done:
         raise ScutumError(
             error.what,
             f"the names are swapped already, {', '.join(services)} are stopped",
-            f"correct the cause, then: {_next(before)}",
+            f"correct the cause, then: {next_call(before)}",
         ) from error
     left = f"nothing was swapped: {database.name} is what it was, {before.incoming} stands beside it; "
     try:
@@ -538,7 +461,7 @@ def _not_swapped(
         left += f"{', '.join(services)} do not all run: {as_error(second).what}"
     with contextlib.suppress(OSError):
         save(installation, before)
-    raise ScutumError(error.what, left, f"correct the cause, then run it again: {_next(before)}") from error
+    raise ScutumError(error.what, left, f"correct the cause, then run it again: {next_call(before)}") from error
 
 
 def _start(installation: Installation, wanted: Settings, report: dict[str, Any], say: Say) -> None:
@@ -753,34 +676,6 @@ CONSEQUENCES = {
     "POSTGRES_PASSWORD": "a new one was made: the services have it",
     "GRAFANA_ADMIN_PASSWORD": "a new one was made",
 }
-
-
-def _state(record: Open | None) -> str:
-    """Where an open restore stands, in words."""
-    if record is None:
-        return "no restore is open"
-    if record.phase == KEPT:
-        what = "was taken back" if record.back else "is in force"
-        return f"{record.id} {what}; the other database is kept as {record.outgoing}"
-    if record.back:
-        return f"going back from {record.id} was interrupted"
-    if record.phase in (SWAPPING, SWAPPED):
-        return f"the restore of {record.id} was interrupted while the databases swapped names"
-    if record.phase == PREPARED:
-        return f"the host was made ready for {record.id}, which is not restored yet"
-    return f"the restore of {record.id} was interrupted; nothing in force was changed"
-
-
-def _next(record: Open) -> str:
-    """What finishes an open restore."""
-    host = host_name()
-    if record.phase == KEPT:
-        finalize = f"scutum_restore_finalize={host} drops {record.outgoing}"
-        return finalize if record.back else f"{finalize}; scutum_restore_undo={host} goes back to it"
-    word = "undo" if record.back else "confirm"
-    return f"scutum_restore_{word}={host} goes on" + (
-        "" if record.back else f" with {record.id}; scutum_restore_undo={host} leaves what served before"
-    )
 
 
 def text(report: dict[str, Any]) -> list[str]:

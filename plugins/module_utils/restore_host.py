@@ -13,7 +13,7 @@ import json
 import time
 from typing import Any
 
-from . import backup, backup_archive, env_file, preflight, restore
+from . import backup, backup_archive, env_file, preflight, restore, restore_record
 from . import backup_catalog as catalog
 from . import compose as compose_module
 from .errors import ScutumError
@@ -32,9 +32,9 @@ def prepare(installation: Installation, wanted: restore.Settings, check: bool = 
         ScutumError: there is no such backup, or it cannot be read here.
     """
     confirmed = restore.confirmed(wanted) == "confirm"
-    record = restore.load(installation)
+    record = restore_record.load(installation)
     if installation.exists():
-        begun = record is not None and record.phase == restore.PREPARED
+        begun = record is not None and record.phase == restore_record.PREPARED
         return {
             "empty": False,
             "install": begun and confirmed,
@@ -76,9 +76,11 @@ def prepare(installation: Installation, wanted: restore.Settings, check: bool = 
         }
     ensure_directory(installation.directory, 0o755)
     ensure_directory(installation.path("config"), 0o755)
-    restore.save(
+    restore_record.save(
         installation,
-        restore.Open(restore.PREPARED, name, time.time(), release=release, fresh=True, new_secrets=missing),
+        restore_record.Open(
+            restore_record.PREPARED, name, time.time(), release=release, fresh=True, new_secrets=missing
+        ),
     )
     installation.save_state(adopted=_adopted(archive))
     # Last: with it there is an installation, and what was made anew must not be made twice.

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.scutum.ops.plugins.module_utils import backup, backup_reading, restore
+from ansible_collections.scutum.ops.plugins.module_utils import backup, backup_reading, restore, restore_record
 from ansible_collections.scutum.ops.plugins.module_utils.compose import Compose
 from ansible_collections.scutum.ops.plugins.module_utils.database import Database
 from ansible_collections.scutum.ops.plugins.module_utils.installation import Installation
 from world import USER, Case, World, docker
 
 LIVE = "mine"
-HOST = restore.host_name()
+HOST = restore_record.host_name()
 STEPS = [
     "save restoring", "take", "pull", "create_beside", "restore_from", "save ready", "save swapping", "must", "before swap",
     "halfway into swap", "swap", "save_state", "save swapped", "_start", "save kept",
@@ -97,7 +97,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     else:
         save = restore.save
 
-        def saved(*words: Any, **changes: Any) -> restore.Open:
+        def saved(*words: Any, **changes: Any) -> restore_record.Open:
             record = save(*words, **changes)
             if changes.get("phase") == step.split()[1]:
                 raise Killed(step)
@@ -140,7 +140,7 @@ def test_left_before_the_swap_nothing_of_it_stays(mine: Case, world: World, step
         with pytest.raises(Killed):
             call(mine, confirm=HOST)
     assert call(mine, undo=HOST)["outcome"] == "undone"
-    assert databases(world) == [LIVE] and rows(world) == 1 and restore.load(mine.installation) is None
+    assert databases(world) == [LIVE] and rows(world) == 1 and restore_record.load(mine.installation) is None
 
 
 def test_whoever_is_connected_does_not_keep_the_swap(mine: Case, world: World) -> None:

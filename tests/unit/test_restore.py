@@ -16,16 +16,17 @@ from ansible_collections.scutum.ops.plugins.module_utils import (
     object_store,
     restore,
     restore_host,
+    restore_record,
 )
 from ansible_collections.scutum.ops.plugins.module_utils.errors import ScutumError
 from ansible_collections.scutum.ops.plugins.module_utils.installation import Installation
 
 ID = "20261125T031700Z"
-HOST = restore.host_name()
+HOST = restore_record.host_name()
 
 
-def record(phase: str, back: bool = False, age: float = 60) -> restore.Open:
-    return restore.Open(phase, ID, time.time() - age, incoming="in", outgoing="out", back=back)
+def record(phase: str, back: bool = False, age: float = 60) -> restore_record.Open:
+    return restore_record.Open(phase, ID, time.time() - age, incoming="in", outgoing="out", back=back)
 
 
 @pytest.fixture(name="installation")
@@ -67,27 +68,29 @@ def test_each_phase_knows_what_may_follow(word: str, phase: str, back: bool, set
     held = record(phase, back) if phase else None
     if settled is None:
         with pytest.raises(ScutumError) as caught:
-            restore._settled(held, restore.Settings(), word)
+            restore_record.settled(held, "", word)
         assert f"={HOST}" in caught.value.next_step and "nothing was" in caught.value.left
     else:
-        assert restore._settled(held, restore.Settings(), word) is settled
+        assert restore_record.settled(held, "", word) is settled
 
 
 def test_another_backup_has_to_wait_for_an_open_restore() -> None:
     for phase in ("swapping", "swapped", "kept"):
         with pytest.raises(ScutumError, match="a restore is open"):
-            restore._settled(record(phase), restore.Settings(name="20260101T000000Z"), "confirm")
-    assert restore._settled(record("restoring"), restore.Settings(name="20260101T000000Z"), "confirm") is False
+            restore_record.settled(record(phase), "20260101T000000Z", "confirm")
+    assert restore_record.settled(record("restoring"), "20260101T000000Z", "confirm") is False
 
 
 def test_one_that_was_forgotten_is_not_taken_for_what_is_meant_today() -> None:
     long_ago = 30 * 86400
     for phase in ("prepared", "restoring", "ready", "swapping", "swapped", "kept"):
         with pytest.raises(ScutumError, match="a restore is open") as caught:
-            restore._settled(record(phase, age=long_ago), restore.Settings(), "confirm")
+            restore_record.settled(record(phase, age=long_ago), "", "confirm")
         assert f"scutum_restore_undo={HOST}" in caught.value.next_step
-        assert restore._settled(record(phase, age=long_ago), restore.Settings(name=ID), "confirm") is (phase == "kept")
-    held = restore.Open("ready", ID, time.time() - long_ago, safety="20200101T000000Z", fresh=True)
+        # What it says to do is not refused in its turn.
+        assert phase == "kept" or f"scutum-ops restore --confirm {HOST} --name {ID}" in caught.value.next_step
+        assert restore_record.settled(record(phase, age=long_ago), ID, "confirm") is (phase == "kept")
+    held = restore_record.Open("ready", ID, time.time() - long_ago, safety="20200101T000000Z", fresh=True)
     assert restore._wants_safety(restore.Settings(), held), "a backup from back then is none of what is there now"
 
 
@@ -194,13 +197,13 @@ def test_an_empty_host_gets_what_the_backup_holds_and_names_what_was_nowhere(
     assert len(made["POSTGRES_PASSWORD"]) == 32 and len(made["LITELLM_SALT_KEY"]) == 64
     assert not {"SCUTUM_VERSION", "COMPOSE_FILE", "SCUTUM_OPS_MARK_LITELLM"} & made.keys()
     assert installation.adopted()
-    held = restore.load(installation)
-    assert held and held.phase == restore.PREPARED and held.fresh
+    held = restore_record.load(installation)
+    assert held and held.phase == restore_record.PREPARED and held.fresh
     assert set(held.new_secrets) == {*hidden} - {"SCUTUM_API_KEY"}
     assert "OPENAI_API_KEY is nowhere: set it again" in done["text"]
     # A run that was killed after it goes on, with the same values; a host with an installation stays as it is.
     assert restore_host.prepare(installation, wanted)["install"] and installation.env().as_dict() == made
-    restore.save(installation, held, phase=restore.KEPT)
+    restore_record.save(installation, held, phase=restore_record.KEPT)
     assert not restore_host.prepare(installation, wanted)["install"]
 
 
