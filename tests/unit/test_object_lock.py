@@ -28,17 +28,6 @@ NOW = time.time()
 NAMES = [backup_catalog.new_id(NOW - days * DAY) for days in (50, 40, 30, 1)]
 
 
-@pytest.fixture(name="moto", scope="module")
-def fixture_moto() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @functools.cache
 def client(endpoint: str) -> Any:
     import boto3

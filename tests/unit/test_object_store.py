@@ -53,17 +53,6 @@ def fixture_clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *unused: 0)
 
 
-@pytest.fixture(name="moto", scope="module")
-def fixture_moto() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @functools.cache
 def client(endpoint: str) -> Any:
     import boto3
