@@ -23,9 +23,9 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-from . import backup_archive, backup_encryption, backup_retention, metrics, notify, object_store
+from . import backup_archive, backup_encryption, backup_retention, container_pipe, metrics, notify, object_store
 from . import backup_catalog as catalog
 from . import http_client as http
 from .database import Database
@@ -397,17 +397,21 @@ def _read_again(installation: Installation, chunks: Iterator[bytes], timeout: fl
 
     It does not see changed bits in zstd (measured: 62 of 80); the hash of the object does.
     """
-    command = [installation.engine.binary, *Database(installation).reader()]
+    database = Database(installation)
     waiting: queue.Queue[bytes | None] = queue.Queue(maxsize=4)
-    with tempfile.TemporaryFile() as problems:
+    with tempfile.TemporaryFile() as problems, container_pipe.pipe(installation.engine, database.container()) as pipe:
         process = subprocess.Popen(
-            command, env=clean_environment(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=problems
+            database.reader(pipe),
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=problems,
         )
         # One that hangs would hold the dump.
         end = threading.Timer(timeout, process.kill)
         end.daemon = True
         end.start()
-        feeder = threading.Thread(target=_feed, args=(process, waiting), daemon=True)
+        feeder = threading.Thread(target=_feed, args=(pipe, process, waiting), daemon=True)
         feeder.start()
         try:
             for chunk in chunks:
@@ -420,8 +424,9 @@ def _read_again(installation: Installation, chunks: Iterator[bytes], timeout: fl
             end.cancel()
             process.kill()
             process.wait()
-            with contextlib.suppress(queue.Full):
-                waiting.put_nowait(None)
+            # It uses the pipe, and takes all that waits: the process has ended.
+            waiting.put(None)
+            feeder.join()
         problems.seek(0)
         problem = problems.read().decode("utf-8", "replace")
     if rc != 0:
@@ -432,18 +437,15 @@ def _read_again(installation: Installation, chunks: Iterator[bytes], timeout: fl
         )
 
 
-def _feed(process: subprocess.Popen[bytes], waiting: queue.Queue[bytes | None]) -> None:
+def _feed(pipe: container_pipe.Pipe, process: subprocess.Popen[bytes], waiting: queue.Queue[bytes | None]) -> None:
     """What is read goes to the process; when that has ended, the rest goes nowhere, and its exit code is looked at in the end."""
-    sent = cast(BinaryIO, process.stdin)
-    broken = False
+    alive = True
     while (chunk := waiting.get()) is not None:
         try:
-            if not broken:
-                sent.write(chunk)
-        except (OSError, ValueError):
-            broken = True
-    with contextlib.suppress(OSError):
-        sent.close()
+            alive = alive and pipe.write(chunk, process)
+        except OSError:
+            alive = False
+    pipe.end()
 
 
 def _prune(installation: Installation, wanted: Settings, say: Say) -> tuple[list[str], list[str]]:

@@ -22,9 +22,9 @@ import uuid
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, BinaryIO, cast
 
+from . import container_pipe
 from .engine import Result, clean_environment
 from .errors import ScutumError
 from .files import free_bytes
@@ -280,16 +280,20 @@ class Database:
         self.name = name or env.get("POSTGRES_DB") or "litellm"
         self._container = container
 
-    def _in_container(self, *command: str, connect: bool = True) -> list[str]:
-        """Arguments of the engine for a command in the server's container."""
+    def container(self) -> str:
+        """The id of the server's container."""
         if not self._container:
             self._container = self.installation.compose().container_id(self.installation.project, "postgres")
         if not self._container:
             raise ScutumError(
                 "Postgres: its container does not run", left="nothing was asked of it", next_step=self._look()
             )
+        return self._container
+
+    def _in_container(self, *command: str, connect: bool = True) -> list[str]:
+        """Arguments of the engine for a command in the server's container."""
         who = ["-U", self.user, "-d", self.name] if connect else []
-        return ["exec", "-i", self._container, *command, *who]
+        return ["exec", "-i", self.container(), *command, *who]
 
     def _look(self) -> str:
         compose = self.installation.compose()
@@ -478,13 +482,15 @@ class Database:
             *([f"--snapshot={snapshot}"] if snapshot else []),
             "--lock-wait-timeout=60s",
         )
-        command = [self.installation.engine.binary, *self._in_container(*words)]
         late: list[bool] = []
-        with tempfile.TemporaryFile() as problems:
+        with (
+            tempfile.TemporaryFile() as problems,
+            container_pipe.pipe(self.installation.engine, self.container()) as pipe,
+        ):
+            command = [self.installation.engine.binary, *self._in_container(*pipe.output_of(*words))]
             process = subprocess.Popen(
-                command, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=problems
+                command, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=problems
             )
-            output = cast(BinaryIO, process.stdout)
 
             def give_up() -> None:
                 late.append(True)
@@ -494,12 +500,11 @@ class Database:
             end.daemon = True
             end.start()
             try:
-                yield from iter(partial(output.read, 1 << 20), b"")
+                yield from pipe.read(process)
                 rc = process.wait()
             finally:
                 end.cancel()
                 process.kill()
-                output.close()
                 if process.wait() != 0:
                     # The engine's client is gone; what it started in the container is not, and holds its locks (measured).
                     with contextlib.suppress(ScutumError):
@@ -518,14 +523,14 @@ class Database:
                 next_step=self._look(),
             )
 
-    def reader(self) -> list[str]:
-        """Arguments of the engine for a pg_restore that reads a dump from standard input, into nothing."""
-        return [*self._in_container("nice", "-n", "10", "pg_restore", "-f", "/dev/null", connect=False)]
+    def reader(self, pipe: container_pipe.Pipe) -> list[str]:
+        """The command of a pg_restore that reads a dump from a pipe, into nothing."""
+        words = pipe.input_of("nice", "-n", "10", "pg_restore", "-f", "/dev/null")
+        return [self.installation.engine.binary, *self._in_container(*words, connect=False)]
 
     def image(self) -> str:
         """The id of the image that the server runs."""
-        self._in_container()
-        return str(self.installation.engine.inspect("container", [self._container])[0]["Image"])
+        return str(self.installation.engine.inspect("container", [self.container()])[0]["Image"])
 
     def restore(self, path: str, jobs: int, timeout: float = 12 * 3600) -> None:
         """Restore a dump, which lies in the server's container, into this empty database. Owners are left to the role here.

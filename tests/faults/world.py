@@ -155,6 +155,12 @@ class World:
         self.moto.stop()
 
 
+# docker exec -i CONTAINER sh -c SCRIPT PIPE env … pg_dump …
+PIPED = """exec > "/proc/$(docker inspect -f '{{.State.Pid}}' "$3")/root$7" || exit 99
+in=$3; shift 7; set -- exec -i "$in" "$@"
+"""
+
+
 class Case:
     """One installation with its own directory and prefix. A good backup of before is there, which has to stay the newest that counts."""
 
@@ -174,6 +180,8 @@ class Case:
         self.private("state.json", {"version": RELEASE, "images": {RELEASE: {"admin-api": {"id": world.admin_image}}}})
         self.private("notifications.json", {"webhook": {"url": f"{world.proxy.url}/hook"}})
         self.log: list[str] = []
+        # Rows of the audit table that its backup has.
+        self.many = 0
         self.spool = self.directory / ".scutum-ops/restore-spool"
 
     def private(self, name: str, content: Any) -> None:
@@ -236,9 +244,13 @@ class Case:
     # --- the jobs
 
     def shim(self, body: str, command: str = "pg_dump") -> None:
-        """Let an engine's call fail as a few lines of sh say; every other call goes through."""
+        """Let an engine's call fail as a few lines of sh say; every other call goes through.
+
+        What the lines print in place of pg_dump goes into its pipe, and `docker "$@"` is a pg_dump that prints.
+        """
         path = self.folder / "docker-shim"
-        path.write_text(f'#!/bin/sh\ncase " $* " in *" {command} "*) ;; *) exec docker "$@" ;; esac\n{body}\n')
+        piped = PIPED if command == "pg_dump" else ""
+        path.write_text(f'#!/bin/sh\ncase " $* " in *" {command} "*) ;; *) exec docker "$@" ;; esac\n{piped}{body}\n')
         path.chmod(0o755)
         self.installation.engine = Engine(str(path))
 
