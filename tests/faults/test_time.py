@@ -50,7 +50,9 @@ def test_clock(case: Case, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> Non
         assert case.counting() == before and found["ahead"] == [ahead] and found["incomplete"] == []
         name = case.backup()["id"]
         assert case.counting() == [name, *before] and backup.info(case.installation)["ahead"] == [ahead]
-        plan = backup_retention.plan(backup_catalog.for_retention(backup_catalog.entries(case.store()), {}), 1, 1, HELSINKI)
+        plan = backup_retention.plan(
+            backup_catalog.for_retention(backup_catalog.entries(case.store()), {}), 1, 1, HELSINKI
+        )
         assert "did the clock jump" in plan.keep[ahead] and "the newest" in plan.keep[name]
 
 
