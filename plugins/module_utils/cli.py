@@ -24,6 +24,7 @@ from . import (
     licence,
     licence_activation,
     licence_watch,
+    limits,
     metrics,
     restore,
     restore_host,
@@ -31,6 +32,7 @@ from . import (
     secret_ages,
     secret_fetch,
     secret_rotation,
+    sizing,
     verification,
 )
 from .errors import ScutumError, as_error
@@ -55,6 +57,16 @@ def verify(installation: Installation, arguments: argparse.Namespace) -> tuple[b
     result = verification.verify(installation, version, arguments.model or [])
     lines = [f"{'ok  ' if item['ok'] else 'FAIL'} {item['name']}: {item['detail']}" for item in result["checks"]]
     return bool(result["ok"]), result, "\n".join(lines)
+
+
+def show_limits(installation: Installation, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any], str]:
+    """The limits that are recorded, and whether they are in force."""
+    held = limits.load(installation).current
+    if held is None:
+        return False, {"limits": {}, "differences": []}, "no limits are recorded: playbooks/limits.yml"
+    found = limits.differences(installation, held)
+    lines = [*sizing.table(held.plan), *(f"NOT IN FORCE {text}" for text in found or [])]
+    return not found, {"limits": held.plan, "differences": found}, "\n".join(lines)
 
 
 def show_license(installation: Installation, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any], str]:
@@ -230,6 +242,7 @@ EARLY = frozenset({"secrets-fetch", "restore"})
 
 JOBS: dict[str, Callable[[Installation, argparse.Namespace], tuple[bool, dict[str, Any], str]]] = {
     "verify": verify,
+    "limits": show_limits,
     "license": show_license,
     "license-activate": activate_license,
     "license-watch": watch_license,
@@ -252,6 +265,7 @@ def main(argv: list[str] | None = None) -> int:
     job = jobs.add_parser("verify", help="is this installation what it should be? changes nothing")
     job.add_argument("--release", default="", help="the release to expect (default: the recorded one)")
     job.add_argument("--model", action="append", help="a model that has to answer by itself; may be repeated")
+    jobs.add_parser("limits", help="which limits are planned, and are they in force? changes nothing")
     jobs.add_parser("license", help="which licence is in force, where, and do all places agree? changes nothing")
     job = jobs.add_parser("license-activate", help="have the licence on standard input in force, and prove it")
     job.add_argument("--check", action="store_true", help="only say what would be done")

@@ -737,6 +737,51 @@ class Database:
             )
         return result.out
 
+    def settings(self, names: list[str]) -> dict[str, int]:
+        """Server settings that are numbers, by name; memory in bytes."""
+        listed = ", ".join(_literal(name) for name in names)
+        sql = (
+            "SELECT name, CASE WHEN unit IN ('B', 'kB', '8kB', 'MB') THEN pg_size_bytes(current_setting(name)) ELSE setting::bigint END "
+            f"FROM pg_settings WHERE name IN ({listed}) AND vartype = 'integer'"
+        )
+        return {name: int(value) for name, value in self.query(sql)}
+
+    def traffic(self, days: int) -> dict[str, float]:
+        """What LiteLLM and admin-api wrote: of the busiest of the last whole days (UTC) `requests` and `audit`, `peak` (requests a second
+        in the busiest minute), `days` (that have any). Empty without LiteLLM's table."""
+        if self.query("""SELECT to_regclass('public."LiteLLM_SpendLogs"') IS NOT NULL""") != [["t"]]:
+            return {}
+        since = f"date_trunc('day', now() AT TIME ZONE 'UTC') - interval '{int(days)} days'"
+        until = "date_trunc('day', now() AT TIME ZONE 'UTC')"
+        # LiteLLM writes UTC without a zone.
+        minutes = (
+            """SELECT date_trunc('minute', "startTime") AS m, count(*) AS n FROM public."LiteLLM_SpendLogs" """
+            f"""WHERE "startTime" >= {since} AND "startTime" < {until} GROUP BY 1"""
+        )
+        busiest = (
+            f"SELECT coalesce(max(s), 0), count(*) FROM (SELECT sum(n) AS s FROM ({minutes}) a GROUP BY m::date) b"
+        )
+        requests, counted = self.query(busiest)[0]
+        peak = self.query(f"SELECT coalesce(max(n), 0) FROM ({minutes}) a")[0][0]
+        audit = 0.0
+        if self.query("SELECT to_regclass('public.audit_logs') IS NOT NULL") == [["t"]]:
+            audit = float(
+                self.query(
+                    "SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM public.audit_logs WHERE timestamp >= "
+                    f"({since}) AT TIME ZONE 'UTC' AND timestamp < ({until}) AT TIME ZONE 'UTC' "
+                    "GROUP BY (timestamp AT TIME ZONE 'UTC')::date) a"
+                )[0][0]
+            )
+        return {"requests": float(requests), "audit": audit, "peak": float(peak) / 60, "days": float(counted)}
+
+    def idle_in_transaction(self) -> float:
+        """Seconds for which the session has waited longest that holds a transaction open and does nothing."""
+        sql = (
+            "SELECT coalesce(max(extract(epoch FROM now() - state_change)), 0) FROM pg_stat_activity "
+            "WHERE state LIKE 'idle in transaction%'"
+        )
+        return float(self.query(sql)[0][0])
+
     def size(self) -> int:
         """Bytes of the database."""
         return int(self.query("SELECT pg_database_size(current_database())")[0][0])

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import compose as compose_module
-from . import env_file, images, release, schedule, secret_unit, stack
+from . import env_file, images, limits, release, schedule, secret_unit, stack
 from .errors import ScutumError
 from .files import ensure_directory, read_text, write_file
 from .installation import Installation
-from .project import Change, Project, Settings
+from .project import Change, Project, Settings, recorded
 from .secret_ages import Record
 from .secret_rotation import open_rotation
 
@@ -41,6 +41,8 @@ class Request:
     digests: dict[str, str] = field(default_factory=dict)
     replace_compose: bool = False
     timeout: float = 300
+    # None leaves what is recorded.
+    bounds: limits.Limits | None = None
 
 
 @contextlib.contextmanager
@@ -95,7 +97,7 @@ def _staged(installation: Installation, request: Request, check: bool) -> Iterat
         place = installation.path(compose_module.ENV_FILE)
         if write_file(place, planned.render(), 0o600, check) and not keys:
             changes.append(f"{compose_module.ENV_FILE} (mode)")
-        yield Project(installation, request.settings, bundle, path), changes
+        yield Project(installation, request.settings, bundle, path, request.bounds), changes
 
 
 def prepare(installation: Installation, request: Request, check: bool = False) -> dict[str, Any]:
@@ -147,6 +149,8 @@ def converge(installation: Installation, request: Request, check: bool = False) 
         return {"changes": ["Compose files", "containers"], "actions": {}, "guard": {}, "diff": Change()}
     with _locked(installation, check), _staged(installation, request, check) as (project, changes):
         window = stack.window_needed(installation, project.images()["litellm"]) if check else False
+        if request.bounds and _note_limits(installation, request.bounds, check):
+            changes.append("limits")
         change = project.converge(request.replace_compose, check)
         changes += change.files
         actions, guard = change.actions, {}
@@ -154,6 +158,7 @@ def converge(installation: Installation, request: Request, check: bool = False) 
             done = stack.apply(installation, request.timeout)
             actions, guard = done["actions"], done["guard"]
             installation.save_state(version=request.settings.version, target=None)
+            limits.settle(installation)
             Record(installation.private).note(installation.secrets_in_force())
             if not installation.store().runtime():
                 # Only now does no container start with a file from the tmpfs any more.
@@ -162,6 +167,65 @@ def converge(installation: Installation, request: Request, check: bool = False) 
         if guard or window:
             changes.append("schema window (litellm, admin-api and all else that writes stop for it)")
         return {"changes": changes, "actions": actions, "guard": guard, "diff": change}
+
+
+def _note_limits(
+    installation: Installation, wanted: limits.Limits | None, check: bool, record: limits.Record | None = None
+) -> bool:
+    """Record limits as those in force, before anything is done; whether they are others than before."""
+    held = limits.load(installation)
+    if held.current == wanted:
+        return False
+    return limits.save(installation, record or limits.Record(wanted, held.current or held.previous), check)
+
+
+def limit(
+    installation: Installation, wanted: limits.Limits | None, timeout: float, check: bool = False, revert: bool = False
+) -> dict[str, Any]:
+    """Put limits in force: only services whose numbers change are recreated, Postgres last.
+
+    Args:
+        wanted: None takes all limits away.
+        timeout: seconds until every service has to be healthy again.
+        revert: they are the ones before; the record says so.
+
+    Returns:
+        `changes`, `actions` by service.
+    """
+    with _locked(installation, check):
+        held = limits.load(installation)
+        if wanted and wanted == held.current and held.settled and not limits.differences(installation, wanted):
+            return {"changes": [], "actions": {}}
+        settings = recorded(installation)
+        record = limits.Record(wanted, held.current, True) if revert else None
+        changes = ["limits"] if _note_limits(installation, wanted, check, record) else []
+        actions: dict[str, str] = {}
+        steps = [limits.postgres_last(wanted, held.current)] if wanted and not check else []
+        for bounds in (*(step for step in steps if step), wanted):
+            change = Project(installation, settings, bounds=bounds, bounded=bounds is not None).converge(check=check)
+            changes += [name for name in change.files if name not in changes]
+            actions |= change.actions
+            named = sorted(name for name, action in change.actions.items() if action != "stop")
+            if named and not check:
+                try:
+                    stack.recreate(installation, named, timeout)
+                except ScutumError as error:
+                    if held.current and wanted:
+                        error.next_step += (
+                            "; the numbers before: playbooks/limits.yml with scutum_limits_state: previous"
+                        )
+                    raise
+        if not check:
+            compose = installation.compose()
+            model = compose.model()
+            stack.wait(installation, compose, model, sorted(model["services"]), timeout)
+            if wanted:
+                limits.must_be_in_force(installation, wanted)
+            limits.settle(installation)
+    return {
+        "changes": [*changes, *(f"{name}: {action}" for name, action in sorted(actions.items()))],
+        "actions": actions,
+    }
 
 
 def remove(installation: Installation, data: bool, check: bool = False) -> list[str]:

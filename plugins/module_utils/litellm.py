@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -56,6 +57,15 @@ class LiteLLM:
         if answer.status != 200 or not isinstance(data, dict):
             return []
         return [str(item.get("id")) for item in data.get("data", [])]
+
+    def requests_served(self) -> float | None:
+        """Requests to models since its start, of all workers together; None when it has no metrics."""
+        answer = http.request("GET", self.base_url + "/metrics/", headers=self._headers, deadline=self.deadline)
+        if answer.status != 200:
+            return None
+        name = "litellm_proxy_total_requests_metric"
+        counts = re.findall(rf"^{name}(?:_total)?(?:{{[^\n]*}})? (\S+)", answer.text, re.M)
+        return sum(float(count) for count in counts) if counts or name in answer.text else None
 
     def probe(self, model: str, timeout: float = 60.0) -> Probe:
         """Ask one model for a few tokens, in a way that only that model's provider can answer.

@@ -36,6 +36,7 @@ def build(
     litellm_config_sha256: str = "",
     extra: dict[str, Any] | None = None,
     secrets: dict[str, Any] | None = None,
+    limits: dict[str, Any] | None = None,
 ) -> str:
     """The text of the override for a release.
 
@@ -46,6 +47,7 @@ def build(
         litellm_workers: worker processes of LiteLLM; None leaves the release's number.
         litellm_config_sha256: hash of the mounted configuration.
         extra: the operator's own additions (`scutum_compose_override`), merged over ours.
+        limits: the additions of `limits.additions`, by service, below the operator's own.
         secrets: the additions of `secret_injection.override`, merged over all; None when config/.env has the secrets.
     """
     services: dict[str, dict[str, Any]] = {}
@@ -77,7 +79,8 @@ def build(
     litellm["labels"] = {LABEL_CONFIG: litellm_config_sha256}
     if litellm_workers is not None:
         litellm["command"] = Replaced(_set_workers(release, litellm_workers))
-    return HEAD + render(_with_extra(_with_extra({"services": services}, extra or {}), secrets or {}))
+    ours = merge({"services": services}, {"services": limits or {}})
+    return HEAD + render(_with_extra(_with_extra(ours, extra or {}), secrets or {}))
 
 
 def _with_extra(ours: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:

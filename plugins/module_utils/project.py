@@ -14,16 +14,18 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from . import compose as compose_module
-from . import images, litellm_config, override, release, secret_injection, secret_sources, stack
+from . import images, limits, litellm_config, override, release, secret_injection, secret_sources, stack
 from .compose import Compose
+from .engine import mirrored
 from .env_file import EnvFile, secrets_of
 from .errors import ScutumError
 from .files import ensure_directory, read_text, sha256_bytes, write_file
 from .installation import Installation
+from .interpolation import escape, interpolate
 from .secret_store import MARK
 
 # From the bundle to its place in the directory, as the vendor's installer puts them, with the mode.
@@ -48,6 +50,21 @@ class Settings:
     compose_override: dict[str, Any] = field(default_factory=dict)
 
 
+SETTINGS = "project.json"
+
+
+def recorded(installation: Installation) -> Settings:
+    """The settings with which the project was last put in force."""
+    text = read_text(os.path.join(installation.private, SETTINGS))
+    if text is None:
+        raise ScutumError(
+            f"{installation.directory} was not installed by this collection, or by an older one, which kept no settings",
+            left="nothing was changed",
+            next_step="run playbooks/install.yml once",
+        )
+    return Settings(**json.loads(text))
+
+
 @dataclass
 class Change:
     """What a convergence changes: names of files, texts of those that hold no secrets, and what Compose will do."""
@@ -66,12 +83,21 @@ class Project:
         settings: what the operator decides.
         bundle: the directory with the release's files; by default its place in the installation.
         env_file: the environment file to interpolate with; by default the installation's config/.env.
+        bounds: limits of the services; by default those that are recorded.
+        bounded: False for none, whatever is recorded.
     """
 
     def __init__(
-        self, installation: Installation, settings: Settings, bundle: str = "", env_file: str = compose_module.ENV_FILE
+        self,
+        installation: Installation,
+        settings: Settings,
+        bundle: str = "",
+        env_file: str = compose_module.ENV_FILE,
+        bounds: limits.Limits | None = None,
+        bounded: bool = True,
     ) -> None:
         self.installation = installation
+        self.bounds = (bounds or limits.load(installation).current) if bounded else None
         self.settings = settings
         self.bundle = bundle or release.directory(installation.directory, settings.version)
         self.env_file = env_file
@@ -107,15 +133,38 @@ class Project:
             secrets = {}
         if self._release is None:
             self._release = self._compose().raw_model()
+        bounded: dict[str, Any] = {}
+        workers = self.settings.litellm_workers
+        if self.bounds:
+            own = self._own_command("admin-api") if self.bounds.plan["admin_workers"] > 1 else None
+            bounded = limits.additions(self._release, self.bounds, self.settings.compose_override, own)
+            workers = workers or self.bounds.plan["litellm_workers"]
         return override.build(
             self._release,
             image_registry=self.settings.image_registry,
             bind_address=self.bind_address(),
-            litellm_workers=self.settings.litellm_workers,
+            litellm_workers=workers,
+            limits=bounded,
             litellm_config_sha256=config_sha256,
             extra=self.settings.compose_override,
             secrets=secrets,
         )
+
+    def _own_command(self, service: str) -> list[str] | None:
+        """What a service runs by its Compose file, else by its image; None when the image is not here yet."""
+        written = (self._release or {})["services"][service]
+        if written.get("command"):
+            return list(written["command"])
+        image = interpolate(str(written.get("image", "")), self._plain())
+        if self.settings.image_registry:
+            image = mirrored(image, self.settings.image_registry)
+        found = self.installation.engine.images([image]).get(image)
+        if found is None:
+            return None
+        config = found.get("Config", {})
+        if config.get("Entrypoint") or not config.get("Cmd"):
+            raise limits.unreadable(service)
+        return [escape(word) for word in config["Cmd"]]
 
     def _plain(self) -> dict[str, str]:
         """config/.env with what it is about to say: for variables that are no secrets."""
@@ -196,6 +245,9 @@ class Project:
         if not check:
             # What config/.env will name before it is true.
             installation.save_state(target=self.settings.version)
+            # For who changes limits or a release later, without the variables of the role install.
+            kept = json.dumps(asdict(self.settings), indent=1, sort_keys=True) + "\n"
+            write_file(os.path.join(installation.private, SETTINGS), kept, 0o600)
         store = installation.store()
         if (places or store.places()) and store.save_places(places, check):
             change.files.append("places of secrets")

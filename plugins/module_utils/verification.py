@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from . import images
+from . import images, limits
 from .compose import Compose
 from .database import Database
 from .errors import ScutumError
@@ -68,6 +68,9 @@ def verify(
         if name in model["services"] or item["State"]["Status"] != "exited"
     }
     check("image digests", "", lambda: _digests(installation, there, version, pinned or {}))
+    bounds = limits.load(installation).current
+    if bounds:
+        check("limits", "", lambda: limits.must_be_in_force(installation, bounds))
     check("migrations", "admin-api", lambda: _migrations(installation, compose, containers))
     check("LiteLLM's tables", "litellm", lambda: _litellm_tables(installation))
     licence: dict[str, Any] = {}

@@ -97,6 +97,10 @@ options:
       - More for the Compose override, merged over ours. Not a place for secrets - see O(environment).
     type: dict
     default: {}
+  limits:
+    description:
+      - Limits to put in force, as M(scutum.ops.resource_limits) returns them. Without it, those that are recorded stay.
+    type: dict
   replace_compose:
     description:
       - Give up edits made by hand in the vendor's Compose file. A copy is kept.
@@ -156,6 +160,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.scutum.ops.plugins.module_utils import ansible_door, deployment, env_file
 from ansible_collections.scutum.ops.plugins.module_utils.installation import Installation
+from ansible_collections.scutum.ops.plugins.module_utils.limits import Limits
 from ansible_collections.scutum.ops.plugins.module_utils.project import Settings
 
 SPEC = {
@@ -175,6 +180,7 @@ SPEC = {
     "litellm_config": {"type": "dict", "default": {}},
     "profiles": {"type": "list", "elements": "str", "default": []},
     "compose_override": {"type": "dict", "default": {}},
+    "limits": {"type": "dict"},
     "replace_compose": {"type": "bool", "default": False},
     "remove_data": {"type": "bool", "default": False},
     "timeout": {"type": "int", "default": 300},
@@ -204,6 +210,7 @@ def request_from(given: dict[str, Any]) -> deployment.Request:
         digests={key: str(value) for key, value in given["image_digests"].items()},
         replace_compose=given["replace_compose"],
         timeout=given["timeout"],
+        bounds=Limits(**given["limits"]) if given["limits"] else None,
     )
 
 
