@@ -41,7 +41,7 @@ class Wanted:
     log_driver: str = "json-file"
     log_max_size: Any = "10m"
     log_max_files: Any = 5
-    open_files: Any = 65536
+    open_files: Any = 16384
 
 
 def request(wanted: Wanted, services: tuple[str, ...]) -> sizing.Request:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -51,7 +52,7 @@ class Limits:
     log_driver: str = "json-file"
     log_size: str = "10m"
     log_files: int = 5
-    open_files: int = 65536
+    open_files: int = 16384
 
 
 @dataclass
@@ -198,9 +199,8 @@ def _command(
 ) -> dict[str, Any]:
     """A service's command with the plan's numbers; nothing where it needs none."""
     command = release["services"][name].get("command")
-    words = [str(word) for word in command] if isinstance(command, list) else []
-    if command and not words:
-        raise unreadable(name)
+    # Compose splits a text as a shell would; not interpolated, it is still one.
+    words = shlex.split(command) if isinstance(command, str) else [str(word) for word in command or []]
     if name == "postgres":
         settings = [word for item in plan["postgres"]["settings"].items() for word in ("-c", "=".join(item))]
         return {"command": Replaced([*(words or ["postgres"]), *settings])}

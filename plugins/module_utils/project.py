@@ -10,6 +10,7 @@ import difflib
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 import time
@@ -154,7 +155,8 @@ class Project:
         """What a service runs by its Compose file, else by its image; None when the image is not here yet."""
         written = (self._release or {})["services"][service]
         if written.get("command"):
-            return list(written["command"])
+            command = written["command"]
+            return shlex.split(command) if isinstance(command, str) else list(command)
         image = interpolate(str(written.get("image", "")), self._plain())
         if self.settings.image_registry:
             image = mirrored(image, self.settings.image_registry)

@@ -123,7 +123,7 @@ options:
     description:
       - Limit of open files of each container; V(0) for the engine's own.
     type: raw
-    default: 65536
+    default: 16384
   timeout:
     description:
       - Seconds within which every service has to be healthy.
@@ -215,7 +215,7 @@ SPEC: dict[str, dict[str, Any]] = {
     "log_driver": {"type": "str", "default": "json-file"},
     "log_max_size": {"type": "raw", "default": "10m"},
     "log_max_files": {"type": "raw", "default": 5},
-    "open_files": {"type": "raw", "default": 65536},
+    "open_files": {"type": "raw", "default": 16384},
     "timeout": {"type": "int", "default": 300},
 }
 

@@ -83,7 +83,10 @@ def test_admin_api_migrates_before_its_workers_start() -> None:
 
 def test_a_command_of_the_release_is_kept() -> None:
     release = {
-        "services": {"postgres": {"command": ["postgres", "-c", "wal_level=logical"]}, "redis": {"command": None}}
+        "services": {
+            "postgres": {"command": ["postgres", "-c", "wal_level=logical"]},
+            "redis": {"command": "redis-server --save '' --maxmemory ${M:-512mb} --maxmemory-policy allkeys-lru"},
+        }
     }
     found = limits.additions(release, made(), {})
     assert found["postgres"]["command"].value[:5] == [
@@ -93,7 +96,15 @@ def test_a_command_of_the_release_is_kept() -> None:
         "-c",
         "max_connections=100",
     ]
-    assert found["redis"]["command"].value == ["redis-server", "--maxmemory", str(512 << 20)]
+    assert found["redis"]["command"].value == [
+        "redis-server",
+        "--save",
+        "",
+        "--maxmemory",
+        str(512 << 20),
+        "--maxmemory-policy",
+        "allkeys-lru",
+    ]
 
 
 @pytest.mark.parametrize("key", ["mem_limit", "cpus", "pids_limit", "deploy", "shm_size"])

@@ -86,7 +86,7 @@ def test_the_kernel_has_the_plan_s_numbers() -> None:
     assert (setting("effective_cache_size"), setting("work_mem")) == ("412MB", "2MB")
     assert host.run("docker exec scutum-postgres df -m /dev/shm | tail -1 | awk '{print $2}'") == "96"
     assert host.run("docker exec scutum-redis redis-cli CONFIG GET maxmemory").split()[1] == str(114 * MIB)
-    assert host.run("docker exec scutum-proxy sh -c 'ulimit -n'") == "65536"
+    assert host.run("docker exec scutum-proxy sh -c 'ulimit -n'") == "16384"
     # On the host, without Ansible.
     said = host.run("scutum-ops limits")
     assert "postgres             688m" in said and "NOT IN FORCE" not in said
