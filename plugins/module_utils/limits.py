@@ -202,7 +202,8 @@ def _command(
     # Compose splits a text as a shell would; not interpolated, it is still one.
     words = shlex.split(command) if isinstance(command, str) else [str(word) for word in command or []]
     if name == "postgres":
-        settings = [word for item in plan["postgres"]["settings"].items() for word in ("-c", "=".join(item))]
+        # In one order, whatever the record's JSON made of it: another one would recreate Postgres.
+        settings = [word for item in sorted(plan["postgres"]["settings"].items()) for word in ("-c", "=".join(item))]
         return {"command": Replaced([*(words or ["postgres"]), *settings])}
     if name == "redis":
         size = str(plan["redis_maxmemory"])
