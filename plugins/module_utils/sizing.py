@@ -66,7 +66,7 @@ SMALL: dict[str, tuple[int, float, int]] = {
     "jaeger": (512, 0.5, 128),
 }
 UNKNOWN = (256, 0.5, 128)
-# MiB below which a service does not start (M: tests/… started each with less and less).
+# MiB below which a service does not start, and a little (M: each was started with less and less).
 LEAST = {
     "postgres": 64, "redis": 16, "litellm": 320, "admin-api": 96, "admin-ui": 16, "docs-site": 16,
     "sre-agent": 64, "cost-predictor": 64, "budget-webhook": 64,

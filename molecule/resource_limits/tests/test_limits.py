@@ -211,6 +211,8 @@ def test_admin_api_s_workers_find_the_migrations_done() -> None:
 
 
 def test_measured_traffic_makes_the_plan() -> None:
+    # Completions of an install before midnight.
+    host.psql('DELETE FROM "LiteLLM_SpendLogs"')
     nothing = limits(scutum_limits_measure=True, scutum_limits_requests_per_day="", scutum_limits_measure_seconds=2)
     assert (
         nothing.rc != 0
