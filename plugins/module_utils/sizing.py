@@ -185,21 +185,22 @@ def _check(wanted: Request) -> None:
 
 
 def _usual(wanted: Request) -> dict[str, Any]:
-    problem: DoesNotFit | None = None
-    for per_day in USUAL:
-        try:
-            found = _plan(replace(wanted, per_day=per_day))
-        except DoesNotFit as error:
-            problem = error
-            continue
-        found["notes"].insert(
-            0,
-            f"nobody said how much traffic there is: planned for {per_day} requests a day (scutum_limits_requests_per_day)",
-        )
-        return found
-    assert problem is not None
-    problem.next_step = _nearest(replace(wanted, per_day=USUAL[-1]))
-    raise problem
+    for per_day in USUAL[:-1]:
+        if _fits(replace(wanted, per_day=per_day)):
+            break
+    else:
+        per_day = USUAL[-1]
+    asked = replace(wanted, per_day=per_day)
+    try:
+        found = _plan(asked)
+    except DoesNotFit as problem:
+        problem.next_step = _nearest(asked)
+        raise
+    found["notes"].insert(
+        0,
+        f"nobody said how much traffic there is: planned for {per_day} requests a day (scutum_limits_requests_per_day)",
+    )
+    return found
 
 
 def _line(rule: Iterable[tuple[float, float]], at: float) -> float:
