@@ -65,7 +65,7 @@ def show_limits(installation: Installation, arguments: argparse.Namespace) -> tu
     if held is None:
         return False, {"limits": {}, "differences": []}, "no limits are recorded: playbooks/limits.yml"
     found = limits.differences(installation, held)
-    lines = [*sizing.table(held.plan), *(f"NOT IN FORCE {text}" for text in found or [])]
+    lines = [*sizing.table(held.plan), *(f"NOT IN FORCE {text}" for text in limits.in_words(found))]
     return not found, {"limits": held.plan, "differences": found}, "\n".join(lines)
 
 

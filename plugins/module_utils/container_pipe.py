@@ -92,12 +92,14 @@ def pipe(engine: Engine, container: str) -> Iterator[Pipe]:
     """A pipe into a running container, which goes with the block; of a process that was killed, an empty name stays until its restart."""
     state = next(iter(engine.inspect("container", [container])), {}).get("State", {})
     number = int(state.get("Pid") or 0)
+    # A directory of its own: in one that everybody may write to, kernels let only its owner open a pipe (fs.protected_fifos).
     inside = f"/dev/shm/scutum-ops-{uuid.uuid4().hex}"  # noqa: S108 -- nobody can know it, and nothing that exists is opened
-    path = f"/proc/{number}/root{inside}"
+    directory = f"/proc/{number}/root{inside}"
+    path = f"{directory}/pipe"
     try:
         if not number:
             raise OSError("it does not run")
-        os.mkfifo(path, 0o600)
+        os.mkdir(directory, 0o700)
     except OSError as error:
         raise ScutumError(
             f"the container {container[:12]} cannot be reached from this host: {error.strerror or error}",
@@ -105,10 +107,12 @@ def pipe(engine: Engine, container: str) -> Iterator[Pipe]:
             next_step="run this as root on the host that runs the container: docker ps",
         ) from error
     try:
+        os.mkfifo(path, 0o600)
         # Whoever the container runs as; its root may open it all the same.
         owner = os.stat(f"/proc/{number}")
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-        ends = Pipe(inside, _open(path, os.O_RDONLY), _open(path, os.O_WRONLY))
+        for place in (path, directory):
+            os.chown(place, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        ends = Pipe(f"{inside}/pipe", _open(path, os.O_RDONLY), _open(path, os.O_WRONLY))
         try:
             yield ends
         finally:
@@ -117,6 +121,8 @@ def pipe(engine: Engine, container: str) -> Iterator[Pipe]:
         # The container may be gone, and its tmpfs with it.
         with contextlib.suppress(OSError):
             os.unlink(path)
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
 
 
 def _open(path: str, way: int) -> int:
@@ -130,5 +136,6 @@ def _open(path: str, way: int) -> int:
             next_step="something in the container replaced it: look at what runs there",
         )
     with contextlib.suppress(OSError):
-        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _SIZE)
+        # Its name is known to Python from 3.10 on.
+        fcntl.fcntl(descriptor, getattr(fcntl, "F_SETPIPE_SZ", 1031), _SIZE)
     return descriptor

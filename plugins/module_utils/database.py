@@ -363,7 +363,7 @@ class Database:
 
     def set_password(self, verifier: str) -> None:
         """Give the product's role a password, as a SCRAM verifier: the password itself is in no log and in no statistics."""
-        self.query(f"ALTER ROLE {_quoted(self.user)} PASSWORD '{verifier}'", timeout=60)
+        self.query(f"ALTER ROLE {quoted(self.user)} PASSWORD '{verifier}'", timeout=60)
 
     def password_works(self, password: str) -> bool:
         """Whether the server lets the product's role in with a password, asked over the network from a container of its own.
@@ -657,7 +657,7 @@ class Database:
                 left="it was not dropped",
                 next_step=f"look at what is there: {self._look()}",
             )
-        self._maintenance(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)", timeout=600)
+        self._maintenance(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)", timeout=600)
 
     def own_settings(self) -> list[str]:
         """What a dump does not bring along: settings and grants of this database as a whole, in words."""
@@ -678,11 +678,11 @@ class Database:
 
         Whoever is connected to either is disconnected. When it fails, this one takes connections as before.
         """
-        live, new = _quoted(self.name), _quoted(incoming)
+        live, new = quoted(self.name), quoted(incoming)
         both = f"{_literal(self.name)}, {_literal(incoming)}"
         renamed = (
-            f"BEGIN; ALTER DATABASE {live} RENAME TO {_quoted(outgoing)}; ALTER DATABASE {new} RENAME TO {live}; "
-            f"ALTER DATABASE {live} ALLOW_CONNECTIONS true; ALTER DATABASE {_quoted(outgoing)} ALLOW_CONNECTIONS true; COMMIT"
+            f"BEGIN; ALTER DATABASE {live} RENAME TO {quoted(outgoing)}; ALTER DATABASE {new} RENAME TO {live}; "
+            f"ALTER DATABASE {live} ALLOW_CONNECTIONS true; ALTER DATABASE {quoted(outgoing)} ALLOW_CONNECTIONS true; COMMIT"
         )
         try:
             # A pool that connects again at once would keep the name for ever.
@@ -712,7 +712,7 @@ class Database:
         end = time.monotonic() + patience
         while True:
             try:
-                self._maintenance(f"ALTER DATABASE {_quoted(self.name)} ALLOW_CONNECTIONS true")
+                self._maintenance(f"ALTER DATABASE {quoted(self.name)} ALLOW_CONNECTIONS true")
                 return
             except ScutumError:
                 if time.monotonic() > end:
@@ -833,7 +833,8 @@ class Database:
         return f"cd {self.installation.directory} && {restore} < {path}"
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name as an identifier of SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import compose as compose_module
@@ -22,7 +22,7 @@ from . import env_file, images, limits, release, schedule, secret_unit, stack
 from .errors import ScutumError
 from .files import ensure_directory, read_text, write_file
 from .installation import Installation
-from .project import Change, Project, Settings, recorded
+from .project import Before, Change, Project, Settings, recorded
 from .secret_ages import Record
 from .secret_rotation import open_rotation
 
@@ -149,14 +149,24 @@ def converge(installation: Installation, request: Request, check: bool = False) 
         return {"changes": ["Compose files", "containers"], "actions": {}, "guard": {}, "diff": Change()}
     with _locked(installation, check), _staged(installation, request, check) as (project, changes):
         window = stack.window_needed(installation, project.images()["litellm"]) if check else False
-        if request.bounds and _note_limits(installation, request.bounds, check):
+        first = Change()
+        held = limits.load(installation)
+        if project.bounds and project.bounds != held.current:
             changes.append("limits")
+            if not check:
+                # All that can be refused is refused before anything is written.
+                project.converge(request.replace_compose, check=True)
+                _note_limits(installation, project.bounds, check)
+                if _only_limits(installation, project):
+                    before = held.current if held.settled else held.previous
+                    first = _limit_steps(installation, request.settings, project.bounds, before, request.timeout)
         change = project.converge(request.replace_compose, check)
-        changes += change.files
+        change.before, change.after = first.before or change.before, change.after or first.after
+        changes += [*first.files, *(name for name in change.files if name not in first.files)]
         actions, guard = change.actions, {}
         if not check:
             done = stack.apply(installation, request.timeout)
-            actions, guard = done["actions"], done["guard"]
+            actions, guard = {**first.actions, **done["actions"]}, done["guard"]
             installation.save_state(version=request.settings.version, target=None)
             limits.settle(installation)
             Record(installation.private).note(installation.secrets_in_force())
@@ -176,7 +186,39 @@ def _note_limits(
     held = limits.load(installation)
     if held.current == wanted:
         return False
-    return limits.save(installation, record or limits.Record(wanted, held.current or held.previous), check)
+    # What never was in force is nothing to go back to.
+    before = held.current if held.settled else held.previous
+    return limits.save(installation, record or limits.Record(wanted, before), check)
+
+
+def _only_limits(installation: Installation, project: Project) -> bool:
+    """Whether the release that is asked for runs already, so that Postgres can come last."""
+    state, image = installation.state(), project.images()["litellm"]
+    same = state.get("version") == project.settings.version and state.get("target") in (None, project.settings.version)
+    return (
+        same
+        and not stack.window_needed(installation, image)
+        and bool(installation.compose().containers(installation.project))
+    )
+
+
+def _limit_steps(
+    installation: Installation,
+    settings: Settings,
+    wanted: limits.Limits | None,
+    before: limits.Limits | None,
+    timeout: float,
+) -> Change:
+    """Recreate what other limits change, Postgres last: whoever depends on it has restarted by then."""
+    whole = Change()
+    for postgres in (Before(before), None):
+        step = Project(installation, settings, bounds=wanted, bounded=wanted is not None, postgres=postgres)
+        change = step.converge()
+        whole.files += [name for name in change.files if name not in whole.files]
+        whole.actions |= change.actions
+        whole.before, whole.after = whole.before or change.before, change.after or whole.after
+        stack.recreate(installation, sorted(name for name, act in change.actions.items() if act != "stop"), timeout)
+    return whole
 
 
 def limit(
@@ -194,38 +236,68 @@ def limit(
     """
     with _locked(installation, check):
         held = limits.load(installation)
-        if wanted and wanted == held.current and held.settled and not limits.differences(installation, wanted):
-            return {"changes": [], "actions": {}}
         settings = recorded(installation)
+        if wanted and settings.litellm_workers:
+            settings = replace(settings, litellm_workers=wanted.plan["litellm_workers"])
+        drifted = limits.differences(installation, wanted) if wanted and wanted == held.current else {}
+        if wanted and wanted == held.current and held.settled and not drifted:
+            return {"changes": [], "actions": {}}
+        # All that can be refused is refused before anything is written.
+        planned = Project(installation, settings, bounds=wanted, bounded=wanted is not None).converge(check=True)
+        _ready_for_limits(installation, planned)
+        if check:
+            changes = (["limits"] if wanted != held.current else []) + planned.files
+            planned.actions |= {name: "recreate" for name in drifted if name not in planned.actions}
+            return _changed(changes, planned.actions)
+        before = held.current if held.settled else held.previous
+        if wanted and not held.settled and "postgres" not in limits.differences(installation, wanted):
+            # The run that was killed had come as far.
+            before = wanted
         record = limits.Record(wanted, held.current, True) if revert else None
         changes = ["limits"] if _note_limits(installation, wanted, check, record) else []
-        actions: dict[str, str] = {}
-        steps = [limits.postgres_last(wanted, held.current)] if wanted and not check else []
-        for bounds in (*(step for step in steps if step), wanted):
-            change = Project(installation, settings, bounds=bounds, bounded=bounds is not None).converge(check=check)
-            changes += [name for name in change.files if name not in changes]
-            actions |= change.actions
-            named = sorted(name for name, action in change.actions.items() if action != "stop")
-            if named and not check:
-                try:
-                    stack.recreate(installation, named, timeout)
-                except ScutumError as error:
-                    if held.current and wanted:
-                        error.next_step += (
-                            "; the numbers before: playbooks/limits.yml with scutum_limits_state: previous"
-                        )
-                    raise
-        if not check:
-            compose = installation.compose()
-            model = compose.model()
-            stack.wait(installation, compose, model, sorted(model["services"]), timeout)
+        try:
+            change = _limit_steps(installation, settings, wanted, before, timeout)
+            actions = change.actions
             if wanted:
-                limits.must_be_in_force(installation, wanted)
-            limits.settle(installation)
-    return {
-        "changes": [*changes, *(f"{name}: {action}" for name, action in sorted(actions.items()))],
-        "actions": actions,
-    }
+                left = sorted(limits.differences(installation, wanted))
+                stack.recreate(installation, left, timeout, force=True)
+                actions |= dict.fromkeys(left, "recreate")
+        except ScutumError as error:
+            if before and wanted:
+                error.next_step += "; the numbers before: playbooks/limits.yml with scutum_limits_state: previous"
+            raise
+        compose = installation.compose()
+        model = compose.model()
+        stack.wait(installation, compose, model, sorted(model["services"]), timeout)
+        if wanted:
+            limits.must_be_in_force(installation, wanted)
+        limits.settle(installation)
+        installation.save_state(target=None)
+    return _changed([*changes, *change.files], actions)
+
+
+def _changed(changes: list[str], actions: dict[str, str]) -> dict[str, Any]:
+    return {"changes": [*changes, *(f"{name}: {act}" for name, act in sorted(actions.items()))], "actions": actions}
+
+
+def _ready_for_limits(installation: Installation, planned: Change) -> None:
+    """Refuse to start services where an install, or a rotation, has to be finished first."""
+    begun = open_rotation(installation)
+    if begun:
+        raise ScutumError(
+            f"a rotation of {', '.join(begun)} was interrupted: which value is in force is not settled",
+            left="nothing was changed",
+            next_step="run playbooks/secrets.yml, which finishes it",
+        )
+    state = installation.state()
+    others = [name for name in planned.actions if stack.other_image(installation, name)]
+    image = images.references(installation.compose().model()).get("litellm", "")
+    if others or state.get("target") not in (None, state.get("version")) or stack.window_needed(installation, image):
+        raise ScutumError(
+            f"an install of {installation.directory} has not ended: its services are not those of its Compose file",
+            left="nothing was changed",
+            next_step="run playbooks/install.yml (or day_one.yml), which finishes it",
+        )
 
 
 def remove(installation: Installation, data: bool, check: bool = False) -> list[str]:

@@ -42,6 +42,7 @@ class Wanted:
     log_max_size: Any = "10m"
     log_max_files: Any = 5
     open_files: Any = 16384
+    timeout: Any = 300
 
 
 def request(wanted: Wanted, services: tuple[str, ...]) -> sizing.Request:
@@ -67,12 +68,12 @@ def request(wanted: Wanted, services: tuple[str, ...]) -> sizing.Request:
         if "memory" in item:
             one["memory"] = float(bytes_of(item["memory"], f"{_PREFIX}fixed.{name}.memory"))
         if "cpus" in item:
-            one["cpus"] = number(item["cpus"], f"{_PREFIX}fixed.{name}.cpus")
+            one["cpus"] = number(item["cpus"], f"{_PREFIX}fixed.{name}.cpus", 0.01)
         fixed[name] = one
     cached = given("cached_prompts", whole=True) if wanted.cached_prompts not in (0, "0") else 0
     return sizing.Request(
         cores=given("host_cores") or float(len(os.sched_getaffinity(0))),
-        memory=bytes_of(wanted.host_memory, f"{_PREFIX}host_memory") if wanted.host_memory else memory(),
+        memory=memory() if wanted.host_memory in (None, "") else bytes_of(wanted.host_memory, f"{_PREFIX}host_memory"),
         services=services,
         per_day=given("requests_per_day"),
         peak=given("requests_per_second"),
@@ -103,6 +104,19 @@ def make(installation: Installation, wanted: Wanted) -> tuple[limits.Limits, dic
     Measured traffic that is near to what the recorded plan was made for gives the recorded plan: a change recreates services.
     """
     asked = request(wanted, limits.services(installation, wanted.profiles))
+    number(wanted.timeout, f"{_PREFIX}timeout", 1)
+    if asked.cores > (os.cpu_count() or 1):
+        raise ScutumError(
+            f"{_PREFIX}host_cores: {asked.cores:g}, and this host has {os.cpu_count()}: the engine would refuse the limits",
+            left="nothing was changed",
+            next_step="leave it out; the filter scutum.ops.sizing plans for other hosts",
+        )
+    if asked.memory > memory():
+        raise ScutumError(
+            f"{_PREFIX}host_memory: {sizing.text_of(asked.memory)}, and this host has {sizing.text_of(memory())}",
+            left="nothing was changed",
+            next_step="leave it out; the filter scutum.ops.sizing plans for other hosts",
+        )
     days = int(number(wanted.measure_days, f"{_PREFIX}measure_days", 1, True))
     seconds = number(wanted.measure_seconds, f"{_PREFIX}measure_seconds")
     size = int(number(wanted.log_max_files, f"{_PREFIX}log_max_files", 1, True))
@@ -133,6 +147,10 @@ def _with(asked: sizing.Request, measured: dict[str, Any], held: limits.Limits |
     if held:
         planned = held.plan["request"]
         for name, value in taken.items():
-            if value is not None and planned.get(name) is not None and traffic.near(value, planned[name]):
+            if (
+                value is not None
+                and planned.get(name) is not None
+                and traffic.near(value, planned[name], traffic.FEW.get(name, 1))
+            ):
                 taken[name] = planned[name]
     return replace(asked, **taken)

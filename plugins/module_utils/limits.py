@@ -102,16 +102,19 @@ def services(installation: Installation, profiles: list[str]) -> tuple[str, ...]
     """Names of the services that run: those of the release that are known here, and others that its Compose file has.
 
     Args:
-        profiles: that are switched on; empty for what config/.env says.
+        profiles: that are switched on; an adopted host keeps its own until something is set.
     """
-    on = set(profiles or installation.env().as_dict().get("COMPOSE_PROFILES", "").split(","))
+    kept = installation.env().as_dict().get("COMPOSE_PROFILES", "") if installation.adopted() else ""
+    on = set(profiles or kept.split(","))
     known = {name for names in _PROFILES.values() for name in names} | set(_ALWAYS)
     found = set(_ALWAYS)
     for profile, names in _PROFILES.items():
         if on & {profile, "full", "*"}:
             found |= set(names)
-    if installation.managed() and installation.exists():
-        found |= set(installation.compose().model()["services"]) - known
+    compose = installation.compose()
+    # An install may have ended before it had a Compose file.
+    if installation.managed() and all(os.path.exists(installation.path(name)) for name in compose.files):
+        found |= set(compose.model()["services"]) - known
     return tuple(sorted(found))
 
 
@@ -131,6 +134,13 @@ def _refused(what: str) -> ScutumError:
         left="nothing was changed",
         next_step="correct it, and run playbooks/limits.yml --check, which only shows the plan",
     )
+
+
+def for_workers(limits: Limits, workers: int | None) -> Limits:
+    """The same for another number of LiteLLM's workers, which the operator decides; None leaves the plan's."""
+    if not workers or workers == limits.plan["litellm_workers"]:
+        return limits
+    return replace(limits, plan=sizing.with_workers(limits.plan, workers))
 
 
 # --- into the Compose override
@@ -154,8 +164,8 @@ def additions(
     ]
     if taken:
         raise _refused(
-            f"{', '.join(taken)}: limits are planned by the role resource_limits; fix one there with scutum_limits_fixed, or set "
-            "scutum_limits: false"
+            f"{', '.join(taken)}: limits are planned by the role resource_limits; fix one there with scutum_limits_fixed, and take it out "
+            "here (playbooks/install.yml); or set scutum_limits: false, and have none (playbooks/limits.yml, scutum_limits_state: absent)"
         )
     found = {}
     for name, service in release["services"].items():
@@ -231,57 +241,65 @@ def unreadable(name: str) -> ScutumError:
     )
 
 
-def postgres_last(wanted: Limits, before: Limits | None) -> Limits | None:
-    """The same limits, and Postgres as it was: the step before the last. None when Postgres does not change anyway."""
-
-    def own(limits: Limits | None) -> Any:
-        return limits and [limits.plan["services"].get("postgres"), limits.plan["postgres"]]
-
-    if "postgres" not in wanted.plan["services"] or own(wanted) == own(before):
-        return None
-    plan = {**wanted.plan, "services": dict(wanted.plan["services"])}
-    held = before.plan["services"].get("postgres") if before else None
-    if before is None or held is None:
-        del plan["services"]["postgres"]
-    else:
-        plan["services"]["postgres"], plan["postgres"] = held, before.plan["postgres"]
-    return replace(wanted, plan=plan)
-
-
 # --- read back
 
 
-def differences(installation: Installation, limits: Limits) -> list[str]:
-    """What the kernel, Postgres and Redis have that is not the plan; empty when all of it is in force."""
-    found: list[str] = []
-    containers = installation.compose().containers(installation.project)
+def differences(installation: Installation, limits: Limits) -> dict[str, list[str]]:
+    """What the kernel, Postgres, Redis and the command lines have that is not the plan, by service; empty when all of it is in force."""
+    found: dict[str, list[str]] = {}
+    compose = installation.compose()
+    containers, active = compose.containers(installation.project), compose.model()["services"]
     for name, item in limits.plan["services"].items():
+        if name not in active:
+            # Its profile is off.
+            continue
         container = containers.get(name)
         if container is None or not container["State"].get("Pid"):
-            found.append(f"{name} does not run")
+            found[name] = ["does not run"]
             continue
         group = cgroup.of(int(container["State"]["Pid"]))
         # The kernel counts in pages.
-        pairs = {
+        pairs: dict[str, tuple[Any, Any]] = {
             "memory": (item["memory"] // 4096, group.memory // 4096),
             "cpus": (round(item["cpus"], 2), group.cpus),
             "pids": (item["pids"], group.pids),
         }
-        found += [
-            f"{name}: {kind} is {has}, planned is {planned}" for kind, (planned, has) in pairs.items() if has != planned
+        workers = {"litellm": ("--num_workers", "litellm_workers"), "admin-api": ("--workers", "admin_workers")}.get(
+            name
+        )
+        words = [str(word) for word in container["Config"].get("Cmd") or []]
+        if workers and workers[0] in words[:-1]:
+            pairs["workers"] = (limits.plan[workers[1]], words[words.index(workers[0]) + 1])
+        wrong = [
+            f"{kind} is {has}, planned is {planned}"
+            for kind, (planned, has) in pairs.items()
+            if str(has) != str(planned)
         ]
-    if "postgres" in limits.plan["services"] and "postgres does not run" not in found:
-        has = Database(installation).settings(list(limits.plan["postgres"]["settings"]))
-        for setting, text in limits.plan["postgres"]["settings"].items():
-            planned = sizing.bytes_of(text, setting) if text.endswith("MB") else int(text)
-            # Memory is kept in blocks of 8 KiB, or in KiB.
-            if abs(has.get(setting, 0) - planned) > 8192:
-                found.append(f"postgres: {setting} is {has.get(setting)}, planned is {planned}")
-    if "redis" in limits.plan["services"] and "redis does not run" not in found:
-        answer = redis(installation, "CONFIG", "GET", "maxmemory").split()
-        if answer[-1:] != [str(limits.plan["redis_maxmemory"])]:
-            found.append(f"redis: maxmemory is {' '.join(answer[-1:])}, planned is {limits.plan['redis_maxmemory']}")
+        if name == "postgres":
+            wrong += _postgres_differences(installation, limits.plan["postgres"]["settings"])
+        if name == "redis":
+            answer = redis(installation, "CONFIG", "GET", "maxmemory").split()
+            if answer[-1:] != [str(limits.plan["redis_maxmemory"])]:
+                wrong.append(f"maxmemory is {' '.join(answer[-1:])}, planned is {limits.plan['redis_maxmemory']}")
+        if wrong:
+            found[name] = wrong
     return found
+
+
+def _postgres_differences(installation: Installation, planned: dict[str, str]) -> list[str]:
+    has, wrong = Database(installation).settings(list(planned)), []
+    for name, text in planned.items():
+        memory = text.endswith("MB")
+        wanted = sizing.bytes_of(text, name) if memory else int(text)
+        # Memory is kept in blocks of 8 KiB, or in KiB.
+        if abs(has.get(name, -1) - wanted) > (8192 if memory else 0):
+            wrong.append(f"{name} is {has.get(name)}, planned is {wanted}")
+    return wrong
+
+
+def in_words(found: dict[str, list[str]]) -> list[str]:
+    """Differences as lines."""
+    return [f"{name}: {text}" for name, texts in found.items() for text in texts]
 
 
 def must_be_in_force(installation: Installation, limits: Limits) -> str:
@@ -289,10 +307,9 @@ def must_be_in_force(installation: Installation, limits: Limits) -> str:
     found = differences(installation, limits)
     if found:
         raise ScutumError(
-            f"the limits are written and not in force: {'; '.join(found)}",
+            f"the limits are written and not in force: {'; '.join(in_words(found))}",
             left="the services run",
-            next_step=f"look at scutum_compose_override, which wins over limits; then: cd {installation.directory} && "
-            f"{installation.compose().command('up', '-d')}",
+            next_step="playbooks/limits.yml recreates these services; a command in scutum_compose_override wins over limits",
         )
     return f"{len(limits.plan['services'])} services have the plan's numbers"
 

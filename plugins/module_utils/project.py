@@ -66,6 +66,13 @@ def recorded(installation: Installation) -> Settings:
     return Settings(**json.loads(text))
 
 
+@dataclass(frozen=True)
+class Before:
+    """What was in force; None for no limits."""
+
+    limits: limits.Limits | None
+
+
 @dataclass
 class Change:
     """What a convergence changes: names of files, texts of those that hold no secrets, and what Compose will do."""
@@ -86,6 +93,7 @@ class Project:
         env_file: the environment file to interpolate with; by default the installation's config/.env.
         bounds: limits of the services; by default those that are recorded.
         bounded: False for none, whatever is recorded.
+        postgres: its limits alone, of another plan: Postgres comes last, and is what it was before.
     """
 
     def __init__(
@@ -96,9 +104,13 @@ class Project:
         env_file: str = compose_module.ENV_FILE,
         bounds: limits.Limits | None = None,
         bounded: bool = True,
+        postgres: Before | None = None,
     ) -> None:
         self.installation = installation
         self.bounds = (bounds or limits.load(installation).current) if bounded else None
+        if self.bounds:
+            self.bounds = limits.for_workers(self.bounds, settings.litellm_workers)
+        self._postgres = postgres
         self.settings = settings
         self.bundle = bundle or release.directory(installation.directory, settings.version)
         self.env_file = env_file
@@ -134,12 +146,16 @@ class Project:
             secrets = {}
         if self._release is None:
             self._release = self._compose().raw_model()
+        workers, extra = self.settings.litellm_workers, self.settings.compose_override
         bounded: dict[str, Any] = {}
-        workers = self.settings.litellm_workers
         if self.bounds:
             own = self._own_command("admin-api") if self.bounds.plan["admin_workers"] > 1 else None
-            bounded = limits.additions(self._release, self.bounds, self.settings.compose_override, own)
-            workers = workers or self.bounds.plan["litellm_workers"]
+            bounded = limits.additions(self._release, self.bounds, extra, own)
+            if "--num_workers" in (self._release["services"].get("litellm", {}).get("command") or []):
+                workers = self.bounds.plan["litellm_workers"]
+        if self._postgres:
+            before = self._postgres.limits
+            bounded["postgres"] = limits.additions(self._release, before, extra)["postgres"] if before else {}
         return override.build(
             self._release,
             image_registry=self.settings.image_registry,

@@ -68,7 +68,8 @@ SMALL: dict[str, tuple[int, float, int]] = {
 UNKNOWN = (256, 0.5, 128)
 # MiB below which a service does not start, and a little (M: each was started with less and less).
 LEAST = {
-    "postgres": 64, "redis": 16, "litellm": 320, "admin-api": 96, "admin-ui": 16, "docs-site": 16,
+    # Redis: with 16 MB for data and what a background save needs.
+    "postgres": 64, "redis": 56, "litellm": 320, "admin-api": 96, "admin-ui": 16, "docs-site": 16,
     "sre-agent": 64, "cost-predictor": 64, "budget-webhook": 64,
 }  # fmt: skip
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -173,15 +174,21 @@ def _check(wanted: Request) -> None:
             f"scutum_limits_fixed names {', '.join(unknown)}; the services that run are {', '.join(wanted.services)}"
         )
     for name, fixed in wanted.fixed.items():
-        least = LEAST.get(name, 16)
-        if name == "litellm" and wanted.litellm_workers:
-            least += LITELLM_WORKER * (wanted.litellm_workers - 1)
-        if "memory" in fixed and fixed["memory"] < least * MIB:
-            raise _refused(
-                f"scutum_limits_fixed.{name}.memory: {text_of(fixed['memory'])} is below the {least}m that {name} needs to start (measured)"
-            )
         if fixed.get("cpus", 1) > wanted.cores:
             raise _refused(f"scutum_limits_fixed.{name}.cpus: {fixed['cpus']:g}, and the host has {wanted.cores:g}")
+
+
+def _check_fixed(wanted: Request, workers: int, admin: int) -> None:
+    """Refuse memory with which a service does not start."""
+    more = {"litellm": LITELLM_WORKER * (workers - 1), "admin-api": LEAST["admin-api"] * (admin - 1)}
+    for name, fixed in wanted.fixed.items():
+        least = LEAST.get(name, 16) + more.get(name, 0)
+        if fixed.get("memory", least * MIB) < least * MIB:
+            count = {"litellm": f" with {_workers(workers)}", "admin-api": f" with {_workers(admin)}"}.get(name, "")
+            raise _refused(
+                f"scutum_limits_fixed.{name}.memory: {text_of(fixed['memory'])} is below the {least}m that {name} needs to start"
+                f"{count} (measured)"
+            )
 
 
 def _usual(wanted: Request) -> dict[str, Any]:
@@ -224,8 +231,9 @@ def _plan(wanted: Request) -> dict[str, Any]:
     load = per_day + max(0.0, audit - per_day * AUDIT_SHARE)
     workers = wanted.litellm_workers or _litellm_workers(wanted, peak)
     admin = wanted.admin_workers or _admin_workers(wanted, per_day)
+    _check_fixed(wanted, workers, admin)
     connections = _connections(wanted, workers, admin)
-    redis = round(_line(REDIS_RULE, per_day)) * MIB + (wanted.cached_prompts or 0) * CACHE_ENTRY
+    redis = round(_line(REDIS_RULE, per_day)) * MIB + _rounded((wanted.cached_prompts or 0) * CACHE_ENTRY / MIB)
     given = wanted.fixed.get("redis", {}).get("memory")
     if given:
         redis = int((given / MIB - REDIS_BASE) / REDIS_SAVE) * MIB
@@ -381,8 +389,6 @@ def _nearest(wanted: Request) -> str:
             wanted,
             per_day=base * share,
             peak=None if wanted.peak is None else wanted.peak * share,
-            audit_per_day=None if wanted.audit_per_day is None else wanted.audit_per_day * share,
-            cached_prompts=None if wanted.cached_prompts is None else int(wanted.cached_prompts * share),
         )
 
     share = _largest(lambda part: _fits(scaled(part)))
@@ -393,6 +399,12 @@ def _nearest(wanted: Request) -> str:
         return (
             f"nearest that fits here: {fits['per_day'] // step * step} requests a day ({fits['peak']:g} a second at peak); for more take a "
             "larger host, or scale out (managed Postgres, LiteLLM replicas)"
+        )
+    alone = replace(wanted, cached_prompts=None, audit_per_day=None)
+    if alone != wanted and _fits(replace(alone, per_day=1.0, peak=None)):
+        return (
+            "what is typed beside the requests does not fit, whatever their number: lower scutum_limits_cached_prompts "
+            f"({wanted.cached_prompts or 0}, 12 KiB each) or scutum_limits_audit_writes_per_day ({wanted.audit_per_day or 0:g})"
         )
     free = replace(scaled(1e-6), litellm_workers=None, admin_workers=None, max_connections=None, fixed={})
     if (wanted.litellm_workers or wanted.admin_workers or wanted.max_connections or wanted.fixed) and _fits(free):
@@ -430,6 +442,27 @@ def _smallest(wanted: Request) -> int:
     while not _fits(Request(max(1.0, wanted.cores), size, wanted.services, per_day=1.0)):
         size += 64 * MIB
     return size
+
+
+def with_workers(found: dict[str, Any], workers: int) -> dict[str, Any]:
+    """A plan for another number of LiteLLM's workers, whatever else it says; refused when the host has no room for it."""
+    size = _rounded((LITELLM_BASE + LITELLM_WORKER * workers) * LITELLM_SPARE)
+    item = {
+        **found["services"]["litellm"],
+        "memory": size,
+        "reservation": _rounded(size / MIB / 2),
+        "pids": 64 + 64 * workers,
+        "why": f"M: {_workers(workers)} of {LITELLM_WORKER} MiB",
+    }
+    total = found["total"] - found["services"]["litellm"]["memory"] + size
+    if total > found["host"]["memory"] - found["reserve"]:
+        raise DoesNotFit(
+            f"scutum_litellm_workers: {_workers(workers)} need {text_of(size)} of memory, {text_of(total)} with all other services, "
+            f"and the host has {text_of(found['host']['memory'])}, of which {text_of(found['reserve'])} are kept for itself",
+            left="nothing was changed",
+            next_step="run playbooks/limits.yml with the same scutum_litellm_workers: it says what fits",
+        )
+    return {**found, "services": {**found["services"], "litellm": item}, "litellm_workers": workers, "total": total}
 
 
 def table(found: dict[str, Any]) -> list[str]:

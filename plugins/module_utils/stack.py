@@ -93,15 +93,22 @@ def apply(installation: Installation, timeout: float, report: Any = None) -> dic
     return {"actions": actions, "guard": guard, "seconds": round(time.monotonic() - start, 1)}
 
 
-def recreate(installation: Installation, services: list[str], timeout: float) -> None:
+def recreate(installation: Installation, services: list[str], timeout: float, force: bool = False) -> None:
     """Bring some services to what their Compose file and config/.env say, in one go, and leave all others alone.
 
     A plain `up` would recreate what depends on them as well (Compose before 2.29.3, docker/compose#12122). What they depend on is part
     of the call: with `--no-deps` Compose records another hash, and the next `up` recreates them again (measured, 2.26).
+
+    Args:
+        force: also those that are what their file says, for somebody changed the container itself.
     """
     if not services:
         return
     compose = installation.compose()
+    if force:
+        containers = compose.containers(installation.project)
+        ids = [containers[name]["Id"] for name in services if name in containers]
+        compose.engine.must("rm", "-f", *ids, timeout=timeout)
     result = compose.run("up", "-d", *services, timeout=timeout)
     if result.rc != 0:
         raise ScutumError(

@@ -21,6 +21,8 @@ IDLE = 60.0
 SATURATED, SPARE = 0.9, 0.8
 # Measured traffic that differs less from what a plan was made for changes no plan: each change recreates services.
 NEAR = 0.25
+# Differences that are none: rows of an audit log a day, entries of a cache (12 MB).
+FEW = {"audit_per_day": 1000.0, "cached_prompts": 1000.0}
 
 
 def measure(installation: Installation, days: int, seconds: float) -> dict[str, Any]:
@@ -64,9 +66,13 @@ def measure(installation: Installation, days: int, seconds: float) -> dict[str, 
     }
 
 
-def near(measured: float | None, planned: float) -> bool:
-    """Whether a plan for the second still serves for the first."""
-    return measured is None or abs(measured - planned) <= NEAR * max(planned, 1.0)
+def near(measured: float | None, planned: float, least: float = 1) -> bool:
+    """Whether a plan for the second still serves for the first.
+
+    Args:
+        least: a difference that is none, however little was planned.
+    """
+    return measured is None or abs(measured - planned) <= max(NEAR * planned, least)
 
 
 def _entries(installation: Installation) -> int:

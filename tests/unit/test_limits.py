@@ -136,17 +136,6 @@ def test_settings_that_the_engine_would_refuse(changed: dict[str, Any], says: st
         limits.check_settings(replace(made(), **changed))
 
 
-def test_postgres_comes_last_and_only_when_it_changes() -> None:
-    before, after = made(10_000), made(100_000)
-    step = limits.postgres_last(after, before)
-    assert step and step.plan["services"]["postgres"] == before.plan["services"]["postgres"]
-    assert step.plan["postgres"] == before.plan["postgres"]
-    assert step.plan["services"]["redis"] == after.plan["services"]["redis"] != before.plan["services"]["redis"]
-    first = limits.postgres_last(after, None)
-    assert first and "postgres" not in first.plan["services"] and "command" not in added(first)["postgres"]
-    assert limits.postgres_last(made(100_000, litellm_workers=2), after) is None
-
-
 def test_the_record_goes_back_once(tmp_path: Path) -> None:
     place = Installation(str(tmp_path))
     assert limits.load(place) == limits.Record() and not limits.save(place, limits.Record())
@@ -181,6 +170,10 @@ def test_measured_traffic_that_is_near_keeps_the_plan() -> None:
     assert sizing.plan(kept) == held.plan
     assert limit_plan._with(asked, {**measured, "per_day": 200_000.0}, held).per_day == 200_000
     assert traffic.near(None, 5) and not traffic.near(5, 1)
+    # A cache that is empty but for a few keys is the same cache.
+    assert (
+        limit_plan._with(asked, {**measured, "cached_prompts": 3}, made(100_000, cached_prompts=0)).cached_prompts == 0
+    )
 
 
 def group_files(root: Path, files: dict[str, str]) -> None:

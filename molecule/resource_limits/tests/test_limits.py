@@ -91,14 +91,16 @@ def test_the_kernel_has_the_plan_s_numbers() -> None:
     assert "postgres             688m" in said and "NOT IN FORCE" not in said
 
 
-def test_what_somebody_changed_by_hand_is_told() -> None:
+def test_what_somebody_changed_by_hand_is_told_and_put_right() -> None:
     host.run("docker update --memory 64m --memory-swap 64m scutum-docs")
     assert host.fails("scutum-ops limits")
-    assert f"NOT IN FORCE docs-site: memory is {64 * MIB // 4096}, planned is {32 * MIB // 4096}" in host.run(
-        "scutum-ops limits || true"
-    )
-    host.run(f"docker update --memory {32 * MIB} --memory-swap {64 * MIB} scutum-docs")
-    assert not host.fails("scutum-ops limits")
+    told = host.run("scutum-ops limits || true")
+    assert f"NOT IN FORCE docs-site: memory is {64 * MIB // 4096}, planned is {32 * MIB // 4096}" in told
+    checked = playbook("limits.yml", "--check")
+    assert checked.rc == 0 and "would change: docs-site: recreate" in checked.flat, checked.out[-3000:]
+    before = host.containers()
+    assert limits().rc == 0 and recreated(before) == {"scutum-docs"} and memory("docs-site") == 32 * MIB
+    assert limits().recap(host.name)["changed"] == 0
 
 
 def test_only_what_changes_is_recreated_and_one_variable_goes_back() -> None:
@@ -245,6 +247,8 @@ def test_measured_traffic_makes_the_plan() -> None:
             "scutum_limits_fixed.postgres.memory: 10m is below the 64m",
         ),
         ({"scutum_limits_host_memory": "1g"}, "needs 1 core and"),
+        ({"scutum_limits_host_cores": 500}, "scutum_limits_host_cores: 500, and this host has"),
+        ({"scutum_limits_timeout": 0}, "scutum_limits_timeout: 0 is not a number of at least 1"),
         (
             {"scutum_litellm_workers": 2, "scutum_limits_postgres_max_connections": 40},
             "above the line of 32 (80% of 40)",
@@ -252,10 +256,10 @@ def test_measured_traffic_makes_the_plan() -> None:
     ],
 )
 def test_bad_input_changes_nothing(given: dict[str, Any], says: str) -> None:
-    before = host.containers()
+    before = host.containers(), host.fingerprint()
     run = limits(**given)
     assert run.rc != 0 and says in run.flat and "State: nothing was changed" in run.flat, run.out[-3000:]
-    assert host.containers() == before
+    assert (host.containers(), host.fingerprint()) == before
 
 
 def test_a_run_that_was_killed_is_finished_by_the_next() -> None:
