@@ -244,7 +244,7 @@ def limit(
             return {"changes": [], "actions": {}}
         # All that can be refused is refused before anything is written.
         planned = Project(installation, settings, bounds=wanted, bounded=wanted is not None).converge(check=True)
-        _ready_for_limits(installation, planned)
+        _ready_for_limits(installation)
         if check:
             changes = (["limits"] if wanted != held.current else []) + planned.files
             planned.actions |= {name: "recreate" for name in drifted if name not in planned.actions}
@@ -280,7 +280,7 @@ def _changed(changes: list[str], actions: dict[str, str]) -> dict[str, Any]:
     return {"changes": [*changes, *(f"{name}: {act}" for name, act in sorted(actions.items()))], "actions": actions}
 
 
-def _ready_for_limits(installation: Installation, planned: Change) -> None:
+def _ready_for_limits(installation: Installation) -> None:
     """Refuse to start services where an install, or a rotation, has to be finished first."""
     begun = open_rotation(installation)
     if begun:
@@ -290,9 +290,7 @@ def _ready_for_limits(installation: Installation, planned: Change) -> None:
             next_step="run playbooks/secrets.yml, which finishes it",
         )
     state = installation.state()
-    others = [name for name in planned.actions if stack.other_image(installation, name)]
-    image = images.references(installation.compose().model()).get("litellm", "")
-    if others or state.get("target") not in (None, state.get("version")) or stack.window_needed(installation, image):
+    if state.get("target") not in (None, state.get("version")):
         raise ScutumError(
             f"an install of {installation.directory} has not ended: its services are not those of its Compose file",
             left="nothing was changed",
