@@ -363,7 +363,16 @@ class Database:
 
     def set_password(self, verifier: str) -> None:
         """Give the product's role a password, as a SCRAM verifier: the password itself is in no log and in no statistics."""
-        self.query(f"ALTER ROLE {quoted(self.user)} PASSWORD '{verifier}'", timeout=60)
+        end = time.monotonic() + 60
+        while True:
+            try:
+                self.query(f"ALTER ROLE {quoted(self.user)} PASSWORD '{verifier}'", timeout=60)
+                return
+            except ScutumError as error:
+                # At the host's start it may not take connections yet.
+                if "connection to server on socket" not in error.what or time.monotonic() > end:
+                    raise
+            time.sleep(1)
 
     def password_works(self, password: str) -> bool:
         """Whether the server lets the product's role in with a password, asked over the network from a container of its own.

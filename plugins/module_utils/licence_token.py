@@ -126,6 +126,9 @@ def read(text: str) -> Token:
         raise refused(f"is signed with alg {str(header.get('alg'))[:20]!r}: the vendor signs with EdDSA only", _ASK)
     if len(decoded[2]) != 64:
         raise refused(f"has a signature of {len(decoded[2])} bytes instead of 64: a paste that was cut", _PASTE)
+    # Bits that are not used have to be zero: another text is another token.
+    if any(base64.urlsafe_b64encode(data).decode().rstrip("=") != part for data, part in zip(decoded, parts)):
+        raise refused("cannot be decoded (not canonical): it was cut or altered", _PASTE)
     return Token(text, claims, f"{parts[0]}.{parts[1]}".encode(), decoded[2])
 
 
