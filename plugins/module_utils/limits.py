@@ -4,7 +4,7 @@
 """Limits in force: from a plan (`sizing`) to the Compose override, to the containers, and read back from the kernel and from Postgres.
 
 The record `limits.json` holds what is in force and what was before. It is part of the project like the override's other parts: an install
-keeps it. `limit_traffic` measures what a plan is made for.
+keeps it. `traffic.py` measures what a plan is made for.
 """
 
 from __future__ import annotations
@@ -264,16 +264,14 @@ def differences(installation: Installation, limits: Limits) -> dict[str, list[st
             "cpus": (round(item["cpus"], 2), group.cpus),
             "pids": (item["pids"], group.pids),
         }
-        workers = {"litellm": ("--num_workers", "litellm_workers"), "admin-api": ("--workers", "admin_workers")}.get(
-            name
-        )
         words = [str(word) for word in container["Config"].get("Cmd") or []]
-        if workers and workers[0] in words[:-1]:
-            pairs["workers"] = (limits.plan[workers[1]], words[words.index(workers[0]) + 1])
+        # Of admin-api the command may be the operator's own.
+        if name == "litellm" and "--num_workers" in words[:-1]:
+            pairs["workers"] = (limits.plan["litellm_workers"], words[words.index("--num_workers") + 1])
         wrong = [
             f"{kind} is {has}, planned is {planned}"
             for kind, (planned, has) in pairs.items()
-            if str(has) != str(planned)
+            if float(has) != float(planned)
         ]
         if name == "postgres":
             wrong += _postgres_differences(installation, limits.plan["postgres"]["settings"])

@@ -94,6 +94,12 @@ def signals(installation: Installation, seconds: float, say: Callable[[str], Non
     """
     containers = installation.compose().containers(installation.project)
     pid = int((containers.get("litellm") or {}).get("State", {}).get("Pid") or 0)
+    if not pid:
+        raise ScutumError(
+            "litellm does not run, so it cannot be watched",
+            left="nothing was changed",
+            next_step=f"cd {installation.directory} && {installation.compose().command('ps', '-a')}",
+        )
     cores = os.cpu_count() or 1
     idle = Database(installation).idle_in_transaction()
     say(f"watching the CPUs for {seconds:g} s")
