@@ -20,6 +20,15 @@ def verb(*arguments: str) -> str:
     return subprocess.run(command, cwd=measure.ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
+def on(host: str, command: str, stdin: str = "") -> str:
+    """A shell command on a host: its standard output. A failure stops the benchmark."""
+    words = ["docker", "exec", "-i", host, "bash", "-c", command]
+    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout.strip()
+
+
 def inventory(path: Path, names: list[str]) -> None:
     """The demo's variables, other hosts."""
     hosts = {

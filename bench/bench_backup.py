@@ -129,11 +129,7 @@ def bucket(port: int, memory: bool) -> Iterator[Any]:
 
 def on(command: str, stdin: str = "") -> str:
     """A shell command on the host."""
-    words = ["docker", "exec", "-i", HOST, "bash", "-c", command]
-    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.stdout.strip()
+    return testbed.on(HOST, command, stdin)
 
 
 def sql(text: str) -> str:

@@ -44,11 +44,7 @@ for name, container in place.compose().containers(place.project).items():
 
 def on(command: str, stdin: str = "") -> str:
     """A shell command on the host."""
-    words = ["docker", "exec", "-i", HOST, "bash", "-c", command]
-    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.stdout.strip()
+    return testbed.on(HOST, command, stdin)
 
 
 def limits(hosts: Path, **more: Any) -> None:

@@ -45,17 +45,22 @@ class Request:
     bounds: limits.Limits | None = None
 
 
-@contextlib.contextmanager
-def _staged(installation: Installation, request: Request, check: bool) -> Iterator[tuple[Project, list[str]]]:
-    """The project of a request with its bundle and config/.env in place (in check mode: in a directory on a tmpfs)."""
+def _refuse_open_rotation(installation: Installation) -> None:
     begun = open_rotation(installation)
-    if begun and not check:
+    if begun:
         raise ScutumError(
             f"a rotation of {', '.join(begun)} was interrupted: which value is in force is not settled",
             left="nothing was changed",
             next_step="run playbooks/secrets.yml, which finishes it (or rotate_secrets.yml with scutum_rotate_credential, if a "
             "credential of its own writes into the source)",
         )
+
+
+@contextlib.contextmanager
+def _staged(installation: Installation, request: Request, check: bool) -> Iterator[tuple[Project, list[str]]]:
+    """The project of a request with its bundle and config/.env in place (in check mode: in a directory on a tmpfs)."""
+    if not check:
+        _refuse_open_rotation(installation)
     version = request.settings.version
     changes = []
     with contextlib.ExitStack() as cleanup:
@@ -282,13 +287,7 @@ def _changed(changes: list[str], actions: dict[str, str]) -> dict[str, Any]:
 
 def _ready_for_limits(installation: Installation) -> None:
     """Refuse to start services where an install, or a rotation, has to be finished first."""
-    begun = open_rotation(installation)
-    if begun:
-        raise ScutumError(
-            f"a rotation of {', '.join(begun)} was interrupted: which value is in force is not settled",
-            left="nothing was changed",
-            next_step="run playbooks/secrets.yml, which finishes it",
-        )
+    _refuse_open_rotation(installation)
     state = installation.state()
     if state.get("target") not in (None, state.get("version")):
         raise ScutumError(
