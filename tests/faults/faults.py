@@ -35,10 +35,11 @@ class Fault:
 
 # --- what makes the dump. $3 is the container.
 
-# Stop after the first of five MiB, do something, go on.
+# Stop after the first of five MiB, do something, go on after two seconds: the engine may tell the end of what was done only when the
+# output of what it ended has been read.
 _MID = """
 rm -f "$0.fifo"; mkfifo "$0.fifo"; docker "$@" > "$0.fifo" & pid=$!
-{{ head -c 1000000; {0}; cat; }} < "$0.fifo"
+{{ head -c 1000000; {{ {0}; }} & act=$!; sleep 2; cat; wait $act; }} < "$0.fifo"
 wait $pid; exit $?
 """
 _PSQL = "docker exec -i $3 psql -X -q -At -U scutum -d postgres >/dev/null -c"
