@@ -81,9 +81,9 @@ class Licensed(Host):
 
     def with_workers(self, workers: int, **environment: str) -> None:
         """Have admin-api run with that many worker processes."""
-        command = ["uvicorn", "main:app", "--host", "0.0.0.0", "--port", "8086", "--workers", str(workers)]
-        service = {"command": command, "environment": environment}
-        run = playbook("day_one.yml", scutum_compose_override={"services": {"admin-api": service}})
+        service = {"environment": environment}
+        override = {"services": {"admin-api": service}}
+        run = playbook("day_one.yml", scutum_compose_override=override, scutum_limits_admin_api_workers=workers)
         assert run.rc == 0, run.out[-3000:]
         assert int(self.run("docker top scutum-admin-api | grep -c python")) >= workers
 

@@ -162,10 +162,17 @@ def additions(
         for key in _DECIDED
         if name in limits.plan["services"] and key in (service or {})
     ]
+    # The plan's settings and workers are words of these commands: without them it would not be what runs, or be too small for it.
+    taken += [
+        f"scutum_compose_override.services.{name}.command"
+        for name in ("postgres", "redis", "litellm", "admin-api")
+        if _other_numbers(name, ((extra.get("services") or {}).get(name) or {}).get("command"), limits.plan)
+    ]
     if taken:
         raise _refused(
-            f"{', '.join(taken)}: limits are planned by the role resource_limits; fix one there with scutum_limits_fixed, and take it out "
-            "here (playbooks/install.yml); or set scutum_limits: false, and have none (playbooks/limits.yml, scutum_limits_state: absent)"
+            f"{', '.join(taken)}: limits, workers and these settings are planned by the role resource_limits; fix one there "
+            "(scutum_limits_fixed, scutum_litellm_workers, scutum_limits_admin_api_workers), and take it out here "
+            "(playbooks/install.yml); or set scutum_limits: false, and have none (playbooks/limits.yml, scutum_limits_state: absent)"
         )
     found = {}
     for name, service in release["services"].items():
@@ -180,6 +187,25 @@ def additions(
             ours["shm_size"] = str(limits.plan["postgres"]["shm"])
         found[name] = ours
     return found
+
+
+def _other_numbers(name: str, command: Any, plan: dict[str, Any]) -> bool:
+    """Whether an operator's own command of a service takes the plan's numbers away."""
+    if not command:
+        return False
+    if name in ("postgres", "redis"):
+        return True
+    flag, planned = {
+        "litellm": ("--num_workers", plan["litellm_workers"]),
+        "admin-api": ("--workers", plan["admin_workers"]),
+    }[name]
+    words = words_of(command)
+    return (words[words.index(flag) + 1] if flag in words[:-1] else "1") != str(planned)
+
+
+def words_of(command: Any) -> list[str]:
+    """A command as Compose reads it: it splits a text as a shell would, and one that is not interpolated is still a text."""
+    return shlex.split(command) if isinstance(command, str) else [str(word) for word in command or []]
 
 
 def _logging(limits: Limits) -> dict[str, Any]:
@@ -208,9 +234,7 @@ def _command(
     release: dict[str, Any], name: str, plan: dict[str, Any], admin_command: list[str] | None
 ) -> dict[str, Any]:
     """A service's command with the plan's numbers; nothing where it needs none."""
-    command = release["services"][name].get("command")
-    # Compose splits a text as a shell would; not interpolated, it is still one.
-    words = shlex.split(command) if isinstance(command, str) else [str(word) for word in command or []]
+    words = words_of(release["services"][name].get("command"))
     if name == "postgres":
         # In one order, whatever the record's JSON made of it: another one would recreate Postgres.
         settings = [word for item in sorted(plan["postgres"]["settings"].items()) for word in ("-c", "=".join(item))]

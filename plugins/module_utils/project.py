@@ -10,7 +10,6 @@ import difflib
 import json
 import os
 import re
-import shlex
 import shutil
 import tempfile
 import time
@@ -171,8 +170,7 @@ class Project:
         """What a service runs by its Compose file, else by its image; None when the image is not here yet."""
         written = (self._release or {})["services"][service]
         if written.get("command"):
-            command = written["command"]
-            return shlex.split(command) if isinstance(command, str) else list(command)
+            return limits.words_of(written["command"])
         image = interpolate(str(written.get("image", "")), self._plain())
         if self.settings.image_registry:
             image = mirrored(image, self.settings.image_registry)

@@ -109,8 +109,30 @@ def test_a_command_of_the_release_is_kept() -> None:
 
 @pytest.mark.parametrize("key", ["mem_limit", "cpus", "pids_limit", "deploy", "shm_size"])
 def test_two_places_for_one_number_are_refused(key: str) -> None:
-    with pytest.raises(ScutumError, match=rf"scutum_compose_override.services.redis.{key}: limits are planned"):
+    with pytest.raises(ScutumError, match=rf"scutum_compose_override.services.redis.{key}: limits, workers"):
         added(made(), {"services": {"redis": {key: "1"}, "admin-api": None}})
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "refused"),
+    [
+        ("postgres", ["postgres", "-c", "max_connections=20"], True),
+        ("redis", "redis-server", True),
+        ("admin-api", "uvicorn main:app --workers 4", True),
+        ("admin-api", ["uvicorn", "main:app", "--workers", "1", "--log-level", "debug"], False),
+        ("admin-api", ["uvicorn", "main:app"], False),
+        ("litellm", ["--config", "x", "--num_workers", "4"], False),
+        ("litellm", ["--config", "x", "--num_workers", "8"], True),
+        ("docs-site", ["nginx"], False),
+    ],
+)
+def test_a_command_with_other_numbers_is_refused(name: str, command: Any, refused: bool) -> None:
+    extra = {"services": {name: {"command": command}}}
+    if not refused:
+        assert added(made(), extra)
+        return
+    with pytest.raises(ScutumError, match=rf"scutum_compose_override.services.{name}.command: limits, workers"):
+        added(made(), extra)
 
 
 def test_the_operator_s_own_log_driver_gets_none_of_our_options() -> None:
