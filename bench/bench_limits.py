@@ -68,10 +68,14 @@ def completions(address: str, key: str, seconds: float, callers: int = CALLERS, 
         line = http.client.HTTPConnection(address, 4000, timeout=30)
         while time.monotonic() < end:
             body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": str(uuid.uuid4())}]}
-            line.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-            answer = line.getresponse()
-            answer.read()
-            good[number] += answer.status == 200
+            try:
+                line.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+                answer = line.getresponse()
+                answer.read()
+                good[number] += answer.status == 200
+            except (http.client.HTTPException, OSError):
+                # A server closes a line that was quiet for a while: the next request opens it anew.
+                line.close()
             time.sleep(pause)
 
     threads = [threading.Thread(target=call, args=(number,)) for number in range(callers)]
@@ -87,8 +91,9 @@ def fill(role: str) -> None:
     generator = [sys.executable, "testbed/standin/generate_audit.py", "--rows", str(ROWS), "--months", "12"]
     psql = f"docker exec -i {HOST} docker exec -i scutum-postgres psql {role}"
     subprocess.run([*generator, "--psql", psql], cwd=measure.ROOT, check=True, stdout=subprocess.DEVNULL)
-    script = "for i = 1, 200000 do redis.call('SET', 'cache:' .. i, string.rep('x', 600)) end"
-    on(f'docker exec scutum-redis redis-cli EVAL "{script}" 0')
+    # In pieces: within a script Redis evicts nothing.
+    script = "for i = 1, 5000 do redis.call('SET', 'cache:' .. ARGV[1] .. ':' .. i, string.rep('x', 600)) end"
+    on(f'for piece in $(seq 40); do docker exec scutum-redis redis-cli EVAL "{script}" 0 $piece || exit 1; done')
 
 
 def use(address: str, key: str, role: str) -> dict[str, float]:
@@ -108,7 +113,7 @@ def use(address: str, key: str, role: str) -> dict[str, float]:
         token = json.loads(line.getresponse().read()).get("access_token", "")
         line.request("GET", "/api/v1/audit-logs?limit=1000", headers={"Authorization": f"Bearer {token}"})
         line.getresponse().read()
-        for text in on("/usr/local/lib/scutum-ops/venv/bin/python3 -", USED).splitlines():
+        for text in on("/usr/bin/python3 -", USED).splitlines():
             name, share, kills = json.loads(text)
             if kills:
                 raise SystemExit(f"{name}: the kernel killed {kills} processes")
