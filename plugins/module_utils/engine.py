@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,13 @@ from .errors import ScutumError
 # The first Compose that understands both !override and !reset without known faults (vendor's compose file needs both).
 MINIMUM_COMPOSE = (2, 24, 4)
 MINIMUM_ENGINE = (20, 10, 0)
+# What runc says when its own start of an exec broke on a busy host; nothing of the command has run. A command that is not there, and a
+# container that does not run, are told in other words.
+_NOT_STARTED = re.compile(
+    r"OCI runtime exec failed: exec failed: unable to start container process: [^\n]*"
+    r"(setns process|procReady|can't find|can't get final child's PID|read init-p|getting the final child's pid)[^\n]*"
+)
+_ATTEMPTS = 3
 
 
 def version_tuple(text: str) -> tuple[int, ...]:
@@ -86,8 +94,13 @@ class Engine:
         self.binary = binary
 
     def run(self, *arguments: str, **options: Any) -> Result:
-        """One call of the command line."""
-        return run([self.binary, *arguments], **options)
+        """One call of the command line. An `exec` whose command was never started is tried again, twice."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            result = run([self.binary, *arguments], **options)
+            if arguments[:1] != ("exec",) or not never_started(result):
+                break
+            time.sleep(0.2 * attempt)
+        return result
 
     def must(self, *arguments: str, **options: Any) -> str:
         """One call that has to succeed; its standard output."""
@@ -149,6 +162,15 @@ class Engine:
         """Every container, stopped ones too, that carries a label (`key=value`)."""
         ids = self.run("ps", "-aq", "--filter", "label=" + label, timeout=60).out.split()
         return self.inspect("container", ids)
+
+
+def never_started(result: Result) -> bool:
+    """Whether an `exec` failed before its command began: it may be tried again, whatever the command does.
+
+    The engine prints it in place of the command's output, some versions to stdout, others to stderr.
+    """
+    said = (result.out + result.err).strip()
+    return result.rc in (126, 127, 128) and _NOT_STARTED.fullmatch(said) is not None
 
 
 def familiar(reference: str) -> str:
