@@ -53,6 +53,13 @@ class Licensed(Host):
             answers = list(pool.map(lambda _: self.http(8086, "/api/v1/license").json(), range(connections)))
         return {(answer["tier"], answer["expires_at"][:10]) for answer in answers}
 
+    def settles(self, wanted: set[tuple[str, str]]) -> None:
+        """All workers answer so, at the latest when each has looked again."""
+        end = time.monotonic() + 2 * self.interval + 10
+        while (found := self.served(80)) != wanted and time.monotonic() < end:
+            time.sleep(0.5)
+        assert found == wanted
+
     def writes(self) -> int:
         """How often a licence has been activated."""
         return int(self.psql("SELECT count(*) FROM audit_logs WHERE action = 'license.activate'"))

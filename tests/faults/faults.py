@@ -35,15 +35,17 @@ class Fault:
 
 # --- what makes the dump. $3 is the container.
 
-# Stop after the first of five MiB, do something, go on after two seconds: the engine may tell the end of what was done only when the
+# Stop after the first of five MiB, do something, go on after four seconds: the engine may tell the end of what was done only when the
 # output of what it ended has been read.
 _MID = """
 rm -f "$0.fifo"; mkfifo "$0.fifo"; docker "$@" > "$0.fifo" & pid=$!
-{{ head -c 1000000; {{ {0}; }} & act=$!; sleep 2; cat; wait $act; }} < "$0.fifo"
+{{ head -c 1000000; {{ {0}; }} & act=$!; sleep 4; cat; wait $act; }} < "$0.fifo"
 wait $pid; exit $?
 """
 _PSQL = "docker exec -i $3 psql -X -q -At -U scutum -d postgres >/dev/null -c"
 _END = _PSQL + ' "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {0}"'
+# Asked for is enough: the session with the snapshot has read the table, and holds it.
+_LOCKED = "SELECT 1 FROM pg_locks WHERE relation = 'teams'::regclass AND mode = 'AccessExclusiveLock'"
 _KILL = "docker exec $3 sh -c 'for p in /proc/[0-9]*; do read -r n < $p/comm; [ $n != pg_dump ] || kill -9 ${{p#/proc/}}; done'"
 _KEEP = 'docker "$@" > "$0.data"; size=$(stat -c %s "$0.data"); head -c $(({0})) "$0.data"; exit 0'
 _LIVE = 'for word; do shift; case $word in --snapshot=*) ;; *) set -- "$@" "$word" ;; esac; done; '
@@ -58,7 +60,9 @@ PRODUCER = [
     Fault("producer", "session with the snapshot ended", _END.format("backend_type = 'client backend' AND pid <> pg_backend_pid()")
           + '; exec docker "$@"', r"pg_dump failed \(1\): .*snapshot"),
     Fault("producer", "a table is locked", 'for db; do :; done; docker exec -d $3 psql -U scutum -d "$db" -c "BEGIN; LOCK teams; '
-          'SELECT pg_sleep(6)"; sleep 0.7; exec docker "$@" --lock-wait-timeout=500', r"pg_dump failed \(1\): .*(lock|statement) timeout"),
+          'SELECT pg_sleep(60)"; until docker exec $3 psql -X -q -At -U scutum -d "$db" -c "' + _LOCKED + '" | grep -q 1; do sleep 0.1; '
+          'done; docker "$@" --lock-wait-timeout=500; rc=$?; ' + _END.format("query LIKE 'BEGIN; LOCK teams%'") + "; exit $rc",
+          r"pg_dump failed \(1\): .*(lock|statement) timeout"),
     Fault("producer", "no pg_dump", "exit 127", r"pg_dump failed \(127\): it was ended"),
     Fault("producer", "all of it, exit 1", 'docker "$@"; exit 1', r"pg_dump failed \(1\)"),
     Fault("producer", "exit 0 with nothing", "exit 0", _UNREADABLE + ".*input file is too short"),

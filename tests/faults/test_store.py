@@ -14,7 +14,7 @@ from world import Case
 @pytest.mark.parametrize("fault", STORE, ids=str)
 def test_store(case: Case, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     if "silence" in fault.name:
-        monkeypatch.setattr(object_store, "READ_TIMEOUT", 1.0)
+        monkeypatch.setattr(object_store, "READ_TIMEOUT", 3.0)
     before = case.counting()
     if isinstance(fault.how, dict):
         case.configure(store=fault.how)

@@ -13,7 +13,7 @@ import zoneinfo
 import pytest
 from ansible_collections.scutum.ops.plugins.module_utils.backup_retention import Backup, Plan, plan
 from ansible_collections.scutum.ops.plugins.module_utils.errors import ScutumError
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 DAY = 86400.0
@@ -192,7 +192,6 @@ _WEEKLY = st.none() | st.integers(1, 10)
 _ZONES = st.sampled_from(["UTC", HELSINKI])
 
 
-@settings(deadline=None)
 @given(_SETS, _DAILY, _WEEKLY, _ZONES)
 def test_the_rules_hold_for_any_set(backups: list[Backup], daily: int, weekly: int | None, zone: str) -> None:
     decided = plan(backups, daily, weekly, zone, LATEST)
@@ -229,7 +228,6 @@ def _day(one: Backup, zone: str) -> datetime.date:
     return datetime.datetime.fromtimestamp(one.taken, zoneinfo.ZoneInfo(zone)).date()
 
 
-@settings(deadline=None)
 @given(_SETS, _DAILY, _WEEKLY, _ZONES, st.randoms(use_true_random=False))
 def test_a_run_that_is_killed_and_repeated_ends_where_one_run_ends(
     backups: list[Backup], daily: int, weekly: int | None, zone: str, chance: random.Random
@@ -242,7 +240,6 @@ def test_a_run_that_is_killed_and_repeated_ends_where_one_run_ends(
     assert plan(kept, daily, weekly, zone, LATEST) == Plan(decided.keep, []), "of what it keeps it removes nothing"
 
 
-@settings(deadline=None)
 @given(_SETS, _DAILY, _WEEKLY, _DAILY, st.integers(0, 10), _ZONES)
 def test_keeping_more_removes_no_more(
     backups: list[Backup], daily: int, weekly: int | None, more: int, weeks: int, zone: str
@@ -253,7 +250,6 @@ def test_keeping_more_removes_no_more(
     assert set(plan(backups, daily, None, zone, LATEST).remove) <= removed
 
 
-@settings(deadline=None)
 @given(_SETS, _DAILY, _WEEKLY, st.randoms(use_true_random=False))
 def test_the_order_of_the_listing_does_not_matter(
     backups: list[Backup], daily: int, weekly: int | None, chance: random.Random
@@ -264,7 +260,6 @@ def test_the_order_of_the_listing_does_not_matter(
     assert one == other and list(one.keep) == list(other.keep)
 
 
-@settings(deadline=None)
 @given(_SETS, _DAILY, _WEEKLY, st.integers(1, 5000))
 def test_time_that_passes_without_backups_removes_nothing(
     backups: list[Backup], daily: int, weekly: int | None, days: int
@@ -273,7 +268,6 @@ def test_time_that_passes_without_backups_removes_nothing(
     assert plan(past, daily, weekly, HELSINKI, LATEST + days * DAY) == plan(past, daily, weekly, HELSINKI, LATEST)
 
 
-@settings(deadline=None)
 @given(_SETS, _DAILY, _WEEKLY, st.integers(0, 60), st.integers(1, 200))
 def test_a_gap_removes_no_more(backups: list[Backup], daily: int, weekly: int | None, day: int, weeks: int) -> None:
     """Older ones further back: between two days with weeks kept for ever, between two weeks with any number."""
@@ -288,7 +282,6 @@ def test_a_gap_removes_no_more(backups: list[Backup], daily: int, weekly: int | 
         assert number is None or after == before
 
 
-@settings(deadline=None)
 @given(_SETS, _DAILY, _WEEKLY, st.integers(0, 2000))
 def test_bad_dumps_push_out_nothing_that_a_good_one_does_not(
     backups: list[Backup], daily: int, weekly: int | None, days: int

@@ -110,7 +110,7 @@ def test_says_where_nothing_answers() -> None:
 def test_a_dead_token_is_renewed_once(server: Server) -> None:
     server.answers["/auth/login"] = [(200, {}, b'{"access_token": "t1"}'), (200, {}, b'{"access_token": "t2"}')]
     server.answers["/api/v1/audit-logs?limit=1"] = [(200, {}, b"[]"), (401, {}, b""), (200, {}, b"[]")]
-    api = AdminApi(server.url, "sk-x", deadline=1)
+    api = AdminApi(server.url, "sk-x", deadline=10)
     assert api.audit_logs() == [] and api.audit_logs() == []
     assert [auth for path, auth in server.seen if "audit" in path] == ["Bearer t1", "Bearer t1", "Bearer t2"]
 
@@ -118,7 +118,7 @@ def test_a_dead_token_is_renewed_once(server: Server) -> None:
 def test_a_refused_login_names_the_key_and_not_its_value(server: Server) -> None:
     server.answers["/auth/login"] = [(401, {}, b'{"detail": "Invalid API key"}')]
     with pytest.raises(ScutumError, match="Invalid API key") as caught:
-        AdminApi(server.url, "sk-canary", deadline=1).audit_logs()
+        AdminApi(server.url, "sk-canary", deadline=10).audit_logs()
     assert "SCUTUM_API_KEY" in str(caught.value) and "canary" not in str(caught.value)
 
 

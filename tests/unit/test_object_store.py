@@ -324,7 +324,7 @@ def test_parts_in_memory_are_bounded(
                 self.most = max(self.most, self.now)
             if self.most == flying:
                 self.reached.set()
-            self.reached.wait(2)
+            self.reached.wait(20)
             time.sleep(0.005)
             with self.lock:
                 self.now -= 1

@@ -112,7 +112,7 @@ def test_the_double_keeps_to_what_hvac_expects(vault: Any) -> None:
         read(path="scutum/a", mount_point="secret", raise_on_deleted_version=True)
 
 
-def vault_source(vault: Any, timeout: float = 5, credential: dict[str, str] | None = None, **options: Any) -> Source:
+def vault_source(vault: Any, timeout: float = 20, credential: dict[str, str] | None = None, **options: Any) -> Source:
     settings = {"url": url(vault), "path": "scutum/production"} | options
     return Source("hashi_vault", settings, credential or {"token": ROOT}, timeout)
 
@@ -196,7 +196,7 @@ def test_each_failure_of_vault_is_said(vault: Any, fault: str, options: dict[str
     del held["POSTGRES_PASSWORD"]
     vault.vault.kv2["secret/data/scutum/production"] = [{**held, "JWT_SECRET_KEY": ""}]
     vault.vault.fault = fault
-    assert words in refused(vault_source(vault, timeout=1, **options))
+    assert words in refused(vault_source(vault, timeout=1 if fault == "slow" else 20, **options))
 
 
 # --- AWS
@@ -237,7 +237,7 @@ def client(endpoint: str) -> Any:
     )  # fmt: skip
 
 
-def aws_source(endpoint: str, credential: dict[str, str] | None = None, timeout: float = 5, **options: Any) -> Source:
+def aws_source(endpoint: str, credential: dict[str, str] | None = None, timeout: float = 20, **options: Any) -> Source:
     settings = {"region": "eu-central-1", "endpoint_url": endpoint} | (options or {"secret_id": ONE})
     return Source("aws_secrets_manager", settings, KEYS if credential is None else credential, timeout)
 
@@ -287,7 +287,7 @@ def fixture_gcp() -> Iterator[Any]:
     yield from serve(double("gcp_secret_manager").Server(slow=1.5))
 
 
-def gcp_source(gcp: Any, timeout: float = 5, credential: dict[str, str] | None = None, **options: Any) -> Source:
+def gcp_source(gcp: Any, timeout: float = 20, credential: dict[str, str] | None = None, **options: Any) -> Source:
     settings = {"project": "p", "endpoint": f"http://127.0.0.1:{gcp.server_port}"} | (
         options or {"secret": "production"}
     )
@@ -327,7 +327,7 @@ def test_each_failure_of_google_is_said(gcp: Any, fault: str, options: dict[str,
     gcp.manager.put("projects/p/secrets/lacking", json.dumps({**VALUES, "JWT_SECRET_KEY": ""}).encode())
     gcp.manager.put("projects/p/secrets/production", json.dumps(VALUES).encode())
     gcp.manager.fault = fault
-    assert words in refused(gcp_source(gcp, timeout=1, **options))
+    assert words in refused(gcp_source(gcp, timeout=1 if fault == "slow" else 20, **options))
 
 
 def test_google_refuses_a_key_that_is_none(gcp: Any) -> None:

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 
 from scenario import Host, playbook, start_playbook
 
 host = Host("scutum-faults")
 small = Host("scutum-small")
 SCUTUM = ("--limit", "scutum")
-
-
-@contextlib.contextmanager
-def no_registry() -> Iterator[None]:
-    """This host cannot reach the registry, whatever its name; the others, in other scenarios, can."""
-    for name in ("ghcr.io", "private.testbed"):
-        host.run(f"iptables {_no_way_to('-I', name)}")
-    try:
-        yield
-    finally:
-        for name in ("ghcr.io", "private.testbed"):
-            host.run(f"iptables {_no_way_to('-D', name)}")
-
-
-def _no_way_to(action: str, name: str) -> str:
-    address = f"$(getent hosts {name} | cut -d' ' -f1)"
-    return f"{action} OUTPUT -p tcp --dport 80 -d {address} -j REJECT --reject-with tcp-reset"
 
 
 def test_unknown_version() -> None:
@@ -61,7 +42,8 @@ def test_wrong_sum() -> None:
 
 
 def test_port_taken() -> None:
-    small.run("systemd-run --unit=squatter python3 -m http.server 4000 && sleep 1")
+    small.run("systemd-run --unit=squatter python3 -m http.server 4000")
+    small.run("until curl -s -o /dev/null http://127.0.0.1:4000; do sleep 0.2; done")
     run = playbook("day_one.yml", "--limit", "small", scutum_hosts="small")
     small.run("systemctl stop squatter")
     assert run.rc != 0 and "port 4000 (LITELLM_PORT) is already taken on this host" in run.flat
@@ -115,7 +97,7 @@ def test_no_engine_when_the_operator_has_to_bring_it() -> None:
 def test_registry_down_and_image_missing() -> None:
     # The images of 0.2.0 are not on the clone of a host with 0.1.0.
     before = host.containers()
-    with no_registry():
+    with host.without_registry():
         run = playbook("day_one.yml", *SCUTUM, scutum_version="0.2.0")
     assert run.rc != 0 and "cannot pull ghcr.io/scutum-dev/scutum-" in run.flat
     assert "check that the host reaches the registry" in run.flat and "no container was changed" in run.flat
@@ -192,7 +174,7 @@ def test_unreachable_host_does_not_stop_the_others() -> None:
 
 def test_controller_killed_in_the_middle() -> None:
     process = start_playbook("day_one.yml", *SCUTUM, scutum_litellm_workers=2)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while "--num_workers 2" not in host.run("docker inspect -f '{{join .Args \" \"}}' scutum-proxy", check=False):
         assert process.poll() is None and time.monotonic() < deadline, "litellm was not recreated"
         time.sleep(0.1)
@@ -209,36 +191,20 @@ def test_controller_killed_in_the_middle() -> None:
 
 
 def test_another_run_holds_the_lock() -> None:
-    holder = subprocess.Popen(["docker", "exec", host.name, "flock", "/opt/scutum/.scutum-ops/lock", "sleep", "20"])
-    time.sleep(1)
+    holder = subprocess.Popen(["docker", "exec", host.name, "flock", "/opt/scutum/.scutum-ops/lock", "sleep", "600"])
+    while not host.fails("flock -n /opt/scutum/.scutum-ops/lock true"):
+        time.sleep(0.2)
     run = playbook("day_one.yml", *SCUTUM)
-    host.run("pkill -f 'sleep 20'")
+    host.run("pkill -f 'sleep 600'")
     holder.wait()
     assert run.rc != 0 and "another run is changing /opt/scutum" in run.flat
 
 
-def test_registry_with_a_login_archive_and_profiles() -> None:
-    archive = "/var/tmp/images.tar"
-    wanted = {
-        "scutum_image_registry": "private.testbed",
-        "scutum_profiles": ["finops"],
-        "scutum_image_registry_username": "robot",
-    }
+def test_a_registry_that_refuses_the_login() -> None:
+    """One that takes it, an archive and profiles are in long_faults."""
+    wanted = {"scutum_image_registry": "private.testbed", "scutum_image_registry_username": "robot"}
     refused = playbook("day_one.yml", *SCUTUM, **wanted, scutum_image_registry_password="registry-wrong")
     assert refused.rc != 0 and "registry private.testbed: login as robot refused" in refused.flat, refused.out[-2000:]
-    password = "registry-canary-5c1d"
-    run = playbook("day_one.yml", *SCUTUM, **wanted, scutum_image_registry_password=password)
-    assert run.rc == 0, run.out[-3000:]
-    assert host.fails("test -e /root/.docker/config.json") and host.fails("ls -d /run/scutum-ops-*")
-    image = host.run("docker inspect -f '{{.Config.Image}}' scutum-cost-predictor")
-    assert image == "private.testbed/scutum-dev/scutum-cost-predictor:0.1.0"
-    host.run(f"docker save -o {archive} {image} && docker rm -f scutum-cost-predictor && docker image rm {image}")
-    with no_registry():
-        run = playbook(
-            "day_one.yml", *SCUTUM, scutum_image_registry="private.testbed", scutum_profiles=["finops"],
-            scutum_image_archive=archive,
-        )  # fmt: skip
-        assert run.rc == 0 and "scutum-cost-predictor" in host.containers(), run.out[-3000:]
 
 
 def test_schema_guard_saves_the_audit_history() -> None:
@@ -264,8 +230,6 @@ def test_schema_guard_saves_the_audit_history() -> None:
     assert host.psql("SELECT count(*) FROM audit_logs WHERE actor_id = 'witness'") == "700"
     back = playbook("day_one.yml", *SCUTUM)
     assert back.rc == 0, back.out[-3000:]
-    # Its profile is off: it would run on with its old image and secrets.
-    assert "scutum-cost-predictor" not in host.run("docker ps --format '{{.Names}}'")
     assert host.psql("SELECT count(*) FROM audit_logs WHERE actor_id = 'witness'") == "700"
 
 
@@ -281,7 +245,7 @@ def test_a_compatible_release_comes_through_a_schema_window_that_was_killed() ->
     planned = playbook("day_one.yml", *SCUTUM, "--check", scutum_version="0.2.0")
     assert planned.rc == 0 and "schema window" in planned.flat, planned.out[-3000:]
     process = start_playbook("day_one.yml", *SCUTUM, scutum_version="0.2.0")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while "scutum-ops-schema-window" not in host.run("docker ps --format '{{.Names}}'"):
         assert process.poll() is None and time.monotonic() < deadline, "no schema window was opened"
         time.sleep(0.2)

@@ -69,18 +69,23 @@ def test_an_old_key_in_the_environment_does_not_come_back(workers: int) -> None:
     host.run("cd /opt/scutum && ./scutum up")
     assert host.containers() == after, "once is enough"
     time.sleep(INTERVAL + 2)
-    assert host.served(80) == expected("business", 400 + workers)
+    host.settles(expected("business", 400 + workers))
     code, result = host.job(key)
     assert (code, result["changed"], host.writes()) == (0, False, count + 1)
 
 
 def test_four_workers_are_pending_until_each_has_looked_again() -> None:
-    key = host.token("four", "business", 500)
-    code, result = host.job(key, "--wait", "0")
+    # On a busy machine each may have looked again before it was asked.
+    for attempt in range(3):
+        days = 500 + attempt
+        key = host.token(f"four-{attempt}", "business", days)
+        code, result = host.job(key, "--wait", "0")
+        if result["status"] == "pending":
+            break
     assert (code, result["status"], result["answers"]) == (0, "pending", 80) and result["agreeing"] < 80, result
     code, result = host.job(key)
     assert (code, result["status"], result["changed"]) == (0, "active", False) and result["agreeing"] == 80
-    assert host.served(80) == expected("business", 500)
+    host.settles(expected("business", days))
 
 
 def test_workers_that_stay_stale_are_named() -> None:
@@ -103,7 +108,7 @@ def test_a_longer_row_is_refused_or_switched_off_and_kept() -> None:
     assert (code, result["status"]) == (0, "active"), result
     assert host.psql("SELECT count(*) FROM licenses") == str(int(rows) + 1)
     time.sleep(INTERVAL + 1)
-    assert host.served(80) == expected("enterprise", 300)
+    host.settles(expected("enterprise", 300))
 
 
 def test_bad_tokens_are_refused_before_anything_is_sent() -> None:

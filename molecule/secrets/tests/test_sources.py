@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import leaks
@@ -161,27 +160,9 @@ def test_sops_at_run_time() -> None:
     assert hits == {"age": ["/opt/scutum/.scutum-ops/secrets-credential.json"]}
 
 
-def test_sops_after_a_reboot() -> None:
-    sops.down()
-    host.reboot()
-    deadline = time.monotonic() + 60
-    while "sops is not on this host" not in host.run(
-        "journalctl -b -u scutum-ops-secrets-scutum --no-pager || true", check=False
-    ):
-        assert time.monotonic() < deadline, "the unit does not say what it waits for"
-        time.sleep(0.5)
-    sops.up()
-    deadline = time.monotonic() + 150
-    while not host.serves(API_KEY):
-        assert time.monotonic() < deadline, host.run(
-            "docker ps -a; journalctl -b -u scutum-ops-secrets-scutum --no-pager", check=False
-        )
-        time.sleep(1)
-
-
-def test_every_source_into_the_file() -> None:
-    for source in (sops, gcp, aws, vault):
-        moved_to(source, "env_file", twice=source is sops)
+def test_back_into_the_file() -> None:
+    """From one source; the others, and reboots, are in long_secrets."""
+    moved_to(vault, "env_file", twice=False)
     rotates(vault, "env_file")
     assert host.run("stat -c %a /opt/scutum/config/.env") == "600"
     assert host.psql("SELECT x FROM witness") == "7" and host.env()["LITELLM_SALT_KEY"] == first["LITELLM_SALT_KEY"]
