@@ -9,7 +9,6 @@ What is streamed is read a second time on the way, by the server's own pg_restor
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -21,24 +20,23 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import backup_archive, backup_encryption, backup_retention, container_pipe, metrics, notify, object_store
+from . import backup_archive, backup_encryption, backup_retention, container_pipe, metrics, object_store
 from . import backup_catalog as catalog
-from . import http_client as http
+from .background import Work
 from .database import Database
 from .engine import clean_environment
-from .errors import ScutumError, as_error
-from .files import free_bytes, read_text, write_file
+from .errors import ScutumError
+from .files import free_bytes, read_text
+from .host_job import HostJob, Kind, runs
 from .installation import Installation
 from .object_store import Store
 from .report import Say
 
-SETTINGS = "backup.json"
 AUDIT = "public.audit_logs"
-STATUS = "backup-status.json"
 METRICS = "scutum_backup"
 # In the source of secrets, or in config/.env; without them the store's client asks the instance.
 _CREDENTIAL = {
@@ -96,23 +94,19 @@ def problems(settings: Settings) -> list[str]:
 
 def settings(installation: Installation) -> Settings:
     """What is kept on the host."""
-    text = read_text(os.path.join(installation.private, SETTINGS))
-    if text is None:
+    held = _job(installation).kept()
+    if held is None:
         raise ScutumError(
             f"{installation.directory} has no place for backups",
             left="nothing was done",
             next_step="set scutum_backup_store and run playbooks/backup.yml",
         )
-    return Settings(**json.loads(text))
+    return Settings(**held)
 
 
 def configure(installation: Installation, wanted: Settings, check: bool = False) -> list[str]:
     """Keep settings; names of what was (or would be) changed."""
-    text = json.dumps(vars(wanted), indent=1, sort_keys=True) + "\n"
-    path = os.path.join(installation.private, SETTINGS)
-    if check and not os.path.isdir(installation.private):
-        return [SETTINGS]
-    return [SETTINGS] if write_file(path, text, 0o600, check) else []
+    return _job(installation).keep(vars(wanted), check)
 
 
 def store(
@@ -141,45 +135,15 @@ def run(installation: Installation, directory: str, say: Say) -> dict[str, Any]:
     Raises:
         ScutumError: it failed; nothing that counts as a backup was left.
     """
-    start = time.time()
-    with _alone(installation, directory):
-        left = status(installation).get("running")
-        if left:
-            say(f"the run that began at {time.strftime('%Y-%m-%d %H:%M', time.localtime(left['began']))} was killed")
-        try:
-            _record(installation, running={"began": start})
+    job = _job(installation, directory)
+    with job.alone(say):
+        with job.begun(say):
             wanted = settings(installation)
             result = take(installation, wanted, say)
-        except Exception as problem:
-            error = as_error(problem)
-            _failed(installation, error, start, directory)
-            if error is problem:
-                raise
-            raise error from problem
         result["removed"], warnings = _prune(installation, wanted, say)
         result["warnings"] += warnings
-        _succeeded(installation, result, directory)
+        job.succeeded(result)
     return result
-
-
-@contextlib.contextmanager
-def _alone(installation: Installation, directory: str) -> Iterator[None]:
-    """Two backups at once would only slow each other down. Its own lock: an install need not wait for a long dump."""
-    with open(os.path.join(installation.private, "backup.lock"), "w", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            refused = ScutumError(
-                "another backup is running on this host",
-                left="nothing was done by this one",
-                next_step="wait for it (scutum-ops backup-info shows the last one); the lock goes with its process",
-            )
-            last = status(installation).get("last_success", {}).get("at", 0)
-            if time.time() - last > _TOO_LONG:
-                # One that hangs would keep every later one away, and nobody would know.
-                _failed(installation, refused, time.time(), directory)
-            raise refused from error
-        yield
 
 
 def take(installation: Installation, wanted: Settings, say: Say, safety: bool = False) -> dict[str, Any]:
@@ -215,7 +179,7 @@ def take(installation: Installation, wanted: Settings, say: Say, safety: bool = 
             # First: as long as the manifest is missing it counts for nothing, and then it does not count as an ordinary one.
             place.put(f"{name}/{catalog.SAFETY}", b"{}\n")
         say(f"{name}: streaming the dump to {place.where}")
-        looking = _Aside(lambda: (snapshot.tables(), snapshot.schema()))
+        looking = Work(lambda: (snapshot.tables(), snapshot.schema()))
         # Each is closed when another one fails: pg_dump must not go on holding its locks.
         dump = closing.enter_context(
             contextlib.closing(
@@ -351,29 +315,6 @@ def _running(installation: Installation) -> dict[str, Any]:
     return {"version": version, "images": state.get("images", {}).get(version, {})}
 
 
-class _Aside:
-    """Work in a thread, whose failure comes out where its result is asked for."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self._found: list[Any] = []
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
-        self._thread.start()
-
-    def _run(self, work: Callable[[], Any]) -> None:
-        try:
-            self._found.append(work())
-        except BaseException as error:
-            self._error = error
-
-    def result(self) -> Any:
-        """What it made."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._found[0]
-
-
 class _Counted:
     """A stream with the SHA-256 of what went through."""
 
@@ -498,95 +439,48 @@ def _zone() -> str:
 
 
 def status(installation: Installation) -> dict[str, Any]:
-    """The record of the last runs: `last_success`, `last_failure` (each with `at`, in seconds since 1970), `running` (`began`; of a run
-    that was killed, when none runs)."""
-    try:
-        return dict(json.loads(read_text(os.path.join(installation.private, STATUS)) or "{}"))
-    except ValueError:
-        return {}
-
-
-def _record(installation: Installation, **changes: Any) -> dict[str, Any]:
-    # Each record is the end of a run, but for that of its beginning.
-    held = {**status(installation), "running": None, **changes}
-    write_file(os.path.join(installation.private, STATUS), json.dumps(held, indent=1, sort_keys=True) + "\n", 0o600)
-    return held
-
-
-def _succeeded(installation: Installation, result: dict[str, Any], directory: str) -> None:
-    try:
-        _gauges(_record(installation, last_success={**result, "at": time.time()}), directory)
-    except (ScutumError, OSError) as problem:
-        # The backup is good, and what follows has to be told all the same.
-        result["warnings"].append(f"the status or the metrics: {problem}")
-    url = installation.secret(HEARTBEAT)
-    if url:
-        try:
-            answer = http.request("GET", url, timeout=10, deadline=30)
-            problem_text = "" if answer.status < 300 else f"answered {answer.status}"
-        except ScutumError:
-            # The URL is a secret of its kind: no failure repeats it.
-            problem_text = "no answer"
-        if problem_text:
-            result["warnings"].append(f"the heartbeat ({HEARTBEAT}): {problem_text}")
+    """The record of the last runs, as `HostJob.status` has it, and `last_verified`."""
+    return _job(installation).status()
 
 
 def record_verified(installation: Installation, verified: dict[str, Any], directory: str) -> None:
     """Record that a restore was proven: `id`, `at`, `taken` (seconds since 1970). An older one than the last does not count back."""
-    if verified["taken"] >= status(installation).get("last_verified", {}).get("taken", 0):
-        _gauges(_record(installation, last_verified=verified), directory)
+    job = _job(installation, directory)
+    if verified["taken"] >= job.status().get("last_verified", {}).get("taken", 0):
+        job.gauge(job.record(last_verified=verified))
 
 
-def _failed(installation: Installation, error: ScutumError, start: float, directory: str) -> None:
-    # First of all people: the disk may be full.
-    last = status(installation).get("last_success", {}).get("at")
-    ago = f"{(time.time() - last) / 3600:.1f} hours ago" if last else "never"
-    what = installation.redact(str(error))
-    with contextlib.suppress(ScutumError):
-        notify.send(
-            notify.settings(installation.private),
-            f"Scutum: the backup of {installation.directory} failed",
-            f"{what}\n\nThe last good backup was taken {ago}.\nAgain, by hand, on the host: scutum-ops backup\n",
-            {"event": "backup.failed", "error": installation.redact(error.what)[:500]},
-            [],
-        )
-    failure = {"at": time.time(), "began": start, "error": installation.redact(error.what)[:2000]}
-    with contextlib.suppress(ScutumError, OSError):
-        _record(installation, last_failure=failure)
-    # They may lie on another disk than the record.
-    with contextlib.suppress(ScutumError, OSError):
-        _gauges({**status(installation), "last_failure": failure}, directory)
+def _gauges(held: dict[str, Any]) -> dict[str, metrics.Gauges]:
+    good = held.get("last_success", {})
+    return {
+        **runs(held, METRICS, "backup"),
+        "scutum_backup_bytes": ("Bytes of the last good backup.", {}, good.get("bytes", 0)),
+        "scutum_backup_duration_seconds": ("Duration of the last good backup.", {}, good.get("seconds", 0)),
+        "scutum_backup_rows": ("Rows in the last good backup.", {}, good.get("rows", 0)),
+        "scutum_backup_verified_timestamp_seconds": (
+            "When the newest verified backup was taken; 0 for never.",
+            {},
+            held.get("last_verified", {}).get("taken", 0),
+        ),
+    }
 
 
-def _gauges(held: dict[str, Any], directory: str) -> None:
-    if not directory:
-        return
-    good, bad = held.get("last_success", {}), held.get("last_failure", {})
-    metrics.write(
-        directory,
-        METRICS,
-        {
-            "scutum_backup_last_success_timestamp_seconds": (
-                "When the last good backup ended; 0 for never.",
-                {},
-                good.get("at", 0),
-            ),
-            "scutum_backup_last_failure_timestamp_seconds": (
-                "When the last failed one ended; 0 for never.",
-                {},
-                bad.get("at", 0),
-            ),
-            "scutum_backup_up": ("Whether the last run succeeded.", {}, float(good.get("at", 0) > bad.get("at", 0))),
-            "scutum_backup_bytes": ("Bytes of the last good backup.", {}, good.get("bytes", 0)),
-            "scutum_backup_duration_seconds": ("Duration of the last good backup.", {}, good.get("seconds", 0)),
-            "scutum_backup_rows": ("Rows in the last good backup.", {}, good.get("rows", 0)),
-            "scutum_backup_verified_timestamp_seconds": (
-                "When the newest verified backup was taken; 0 for never.",
-                {},
-                held.get("last_verified", {}).get("taken", 0),
-            ),
-        },
-    )
+_KIND = Kind(
+    name="backup",
+    noun="backup",
+    event="backup.failed",
+    last="The last good backup was taken",
+    again="scutum-ops backup",
+    show="scutum-ops backup-info",
+    metrics=METRICS,
+    gauges=_gauges,
+    heartbeat=HEARTBEAT,
+    too_long=_TOO_LONG,
+)
+
+
+def _job(installation: Installation, directory: str = "") -> HostJob:
+    return HostJob(installation, _KIND, directory)
 
 
 def info(installation: Installation) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ansible_collections.scutum.ops.plugins.module_utils import (
     backup_archive,
     backup_catalog,
     cli,
+    host_job,
     notify,
     object_store,
     restore_verification,
@@ -242,7 +243,10 @@ def test_a_line_for_cron(installation: Installation, tmp_path: Path, monkeypatch
 
 def test_a_job_that_waits_for_a_source_just_ends() -> None:
     """A host that shuts down must not wait for it; a backup says why it ended."""
-    assert {"backup", "verify-restore"} == cli.ENDED and "secrets-fetch" in cli.JOBS
+    assert {"backup", "verify-restore", "audit-retention"} == cli.ENDED and "secrets-fetch" in cli.JOBS
     with pytest.raises(ScutumError, match="ended from outside") as error:
-        cli._ended(15, None)
+        host_job.end(15, None)
+    with pytest.raises(ScutumError, match="ended from outside"):
+        host_job.check_end()
+    host_job._END.clear()
     assert error.value.left and error.value.next_step
