@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime
 import errno
 import functools
 import hashlib
@@ -49,13 +50,17 @@ VARIABLE = "scutum_backup_store"
 CREDENTIAL = ("access_key_id", "secret_access_key", "session_token")
 OPTIONS = (
     "bucket", "prefix", "endpoint_url", "region", "addressing_style", "sse", "kms_key_id", "storage_class",
-    "checksums", "attempts", "ca_file",
+    "checksums", "attempts", "ca_file", "lock_mode", "lock_days",
 )  # fmt: skip
 _CHOICES = {
     "addressing_style": ("auto", "path", "virtual"),
     "sse": ("AES256", "aws:kms"),
     "checksums": ("when_required", "when_supported"),
+    "lock_mode": ("compliance", "governance"),
 }
+_NUMBERS = ("attempts", "lock_days")
+# Longer than anybody's duty to keep; S3 takes no more either.
+_LONGEST_LOCK = 36500
 
 UNTOUCHED = "nothing was changed"
 WHOLE = "the object is there as a whole or not at all"
@@ -161,7 +166,7 @@ def problems(settings: dict[str, Any], credential: dict[str, Any] | None = None)
     found += [
         f"{VARIABLE}.{name} is no text"
         for name, value in given.items()
-        if name in ("directory", *OPTIONS, *CREDENTIAL) and name != "attempts" and not isinstance(value, str)
+        if name in ("directory", *OPTIONS, *CREDENTIAL) and name not in _NUMBERS and not isinstance(value, str)
     ]
     found += [
         f"{VARIABLE}.{name} is none of {', '.join(choices)}"
@@ -171,6 +176,11 @@ def problems(settings: dict[str, Any], credential: dict[str, Any] | None = None)
     attempts = given.get("attempts", 5)
     if isinstance(attempts, bool) or not isinstance(attempts, int) or not 1 <= attempts <= 20:
         found.append(f"{VARIABLE}.attempts is no whole number from 1 to 20")
+    days = given.get("lock_days", 1)
+    if isinstance(days, bool) or not isinstance(days, int) or not 1 <= days <= _LONGEST_LOCK:
+        found.append(f"{VARIABLE}.lock_days is no whole number from 1 to {_LONGEST_LOCK}")
+    if ("lock_mode" in given) != ("lock_days" in given):
+        found.append(f"{VARIABLE}.lock_mode and {VARIABLE}.lock_days go together")
     if directory:
         if not str(given.get("directory", "")).startswith("/"):
             found.append(f"{VARIABLE}.directory is no absolute path")
@@ -211,7 +221,8 @@ class S3Store:
         settings: `bucket`; `prefix` (default none); `endpoint_url` (default AWS); `region` (default us-east-1);
             `addressing_style` (default auto); `sse`, `kms_key_id`, `storage_class` (default the bucket's); `checksums` (default
             when_required: GCS, B2 and older MinIO refuse the newer trailers); `attempts` for each request (default 5);
-            `ca_file` (default the system's and botocore's).
+            `ca_file` (default the system's and botocore's); `lock_mode` and `lock_days`: what is stored is kept by the store for so long,
+            whoever deletes it (the bucket needs Object Lock; default is the bucket's own rule).
         credential: `access_key_id`, `secret_access_key`, `session_token`, or none.
     """
 
@@ -248,7 +259,7 @@ class S3Store:
         first = next(parts, None) or io.BytesIO()
         size = _length(first)
         if size < part_size:
-            self._put_object(key, first)
+            self._put_object(key, first, self._locks())
         else:
             # Whoever holds a part keeps its memory; so it moves on, here and below.
             held = [first]
@@ -260,7 +271,8 @@ class S3Store:
         """See Store."""
         if not replace:
             self._refuse_existing(key)
-        self._put_object(key, io.BytesIO(data))
+        # What may be replaced is not locked: each version of it would stay.
+        self._put_object(key, io.BytesIO(data), {} if replace else self._locks())
         return Stored(key, len(data), hashlib.sha256(data).hexdigest())
 
     def get(self, key: str) -> bytes:
@@ -338,7 +350,9 @@ class S3Store:
     def _multipart(self, key: str, parts: Iterator[io.BytesIO], part_size: int, parallel: int) -> int:
         """Upload parts; complete only after the last one. The number of bytes."""
         with self._said("s3:PutObject", key):
-            upload_id = self._client.create_multipart_upload(**self._named(key), **self._as_asked())["UploadId"]
+            upload_id = self._client.create_multipart_upload(**self._named(key), **self._as_asked(), **self._locks())[
+                "UploadId"
+            ]
         # Parts that wait or fly while the next one is filled; none when two would be too much memory.
         ahead = min(parallel, max(0, BUFFERS // part_size - 1))
         pool = ThreadPoolExecutor(max_workers=max(1, ahead))
@@ -409,10 +423,10 @@ class S3Store:
         with self._said("s3:AbortMultipartUpload", key), contextlib.suppress(self._client.exceptions.NoSuchUpload):
             self._client.abort_multipart_upload(**self._named(key), UploadId=upload_id)
 
-    def _put_object(self, key: str, body: io.BytesIO) -> None:
+    def _put_object(self, key: str, body: io.BytesIO, locks: dict[str, Any]) -> None:
         body.seek(0)
         with self._said("s3:PutObject", key, WHOLE):
-            self._client.put_object(**self._named(key), Body=body, **self._sum(body), **self._as_asked())
+            self._client.put_object(**self._named(key), Body=body, **self._sum(body), **self._as_asked(), **locks)
 
     def _sum(self, body: io.BytesIO) -> dict[str, str]:
         """A sum by which the store sees damage on the way. MD5 is what every store knows, and what Object Lock insists on."""
@@ -425,6 +439,14 @@ class S3Store:
     def _as_asked(self) -> dict[str, str]:
         names = {"sse": "ServerSideEncryption", "kms_key_id": "SSEKMSKeyId", "storage_class": "StorageClass"}
         return {names[name]: str(value) for name, value in self._settings.items() if name in names}
+
+    def _locks(self) -> dict[str, Any]:
+        """Object Lock from now on, when it is asked for."""
+        if "lock_mode" not in self._settings:
+            return {}
+        now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+        until = now + datetime.timedelta(days=int(self._settings["lock_days"]))
+        return {"ObjectLockMode": str(self._settings["lock_mode"]).upper(), "ObjectLockRetainUntilDate": until}
 
     def _refuse_existing(self, key: str) -> None:
         if self._size(key) is not None:
@@ -849,6 +871,8 @@ def _refused(response: dict[str, Any], action: str, attempts: int) -> tuple[str,
     told = f"({code}, {status})"
     if code in _LOCKED or (action == "s3:DeleteObject" and status >= 400 and _LOCK_WORDS.search(text)):
         return f"it is locked: it cannot be deleted or replaced yet {told}", "wait until its retention has ended"
+    if action == "s3:PutObject" and status == 400 and re.search("object ?lock", text):
+        return f"the bucket has no Object Lock {told}", f"make one that has it, or leave out {VARIABLE}.lock_mode"
     if status == 507 or code in _FULL or (action == "s3:PutObject" and _FULL_WORDS.search(text)):
         return f"the store is full, or a quota is reached {told}", "make room, or raise the quota"
     if status in (429, 503) or code in _SLOW:
