@@ -42,14 +42,14 @@ SELECT n.nspname, c.relname, c.relkind
 
 # Order of rows and partitions do not matter, and versions agree (measured on 15 and 17): the sum of hashes of whole rows. Types without
 # a hash of their own take the sum of a part of the MD5 of the row's text, which the settings of the session pin.
-_HASHED = (
+HASHED = (
     "bool int2 int4 int8 float4 float8 numeric text varchar bpchar uuid date time timetz timestamp timestamptz interval jsonb inet cidr "
     "macaddr bytea name oid char"
 )
 _COLUMNS = f"""
 SELECT encode(convert_to(n.nspname, 'UTF8'), 'hex'), encode(convert_to(c.relname, 'UTF8'), 'hex'),
-       bool_and(t.typname = ANY (string_to_array('{_HASHED}', ' '))
-         OR t.typcategory = 'A' AND e.typname = ANY (string_to_array('{_HASHED}', ' ')) OR t.typtype = 'e'),
+       bool_and(t.typname = ANY (string_to_array('{HASHED}', ' '))
+         OR t.typcategory = 'A' AND e.typname = ANY (string_to_array('{HASHED}', ' ')) OR t.typtype = 'e'),
        max(CASE WHEN n.nspname = 'public' AND c.relname = 'audit_logs' AND a.attname = 'timestamp' THEN 1 ELSE 0 END)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
        JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type e ON e.oid = t.typelem
@@ -145,7 +145,8 @@ SELECT concat('default privileges of ', pg_get_userbyid(d.defaclrole), ' ', n.ns
 UNION ALL
 SELECT 'extension ' || extname, 'installed' FROM pg_extension WHERE extname <> 'plpgsql'
 """
-_SETTINGS = (
+# For a session whose answers are compared: the same text everywhere, and no time-out of the server's.
+SETTINGS = (
     "SET timezone = 'UTC'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 1; "
     "SET bytea_output = 'hex'; SET xmlbinary = 'base64'; SET search_path = ''; SELECT set_config(name, '0', false) FROM pg_settings "
     "WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')"
@@ -299,6 +300,14 @@ class Database:
         compose = self.installation.compose()
         return f"cd {self.installation.directory} && {compose.command('logs', '--tail', '50', 'postgres')}"
 
+    def psql(self, *options: str) -> list[str]:
+        """The command for a psql in the server's container that takes statements from its standard input."""
+        return [self.installation.engine.binary, *self._in_container(*_PSQL, *options)]
+
+    def look(self) -> str:
+        """What an operator types to see what the server says."""
+        return self._look()
+
     def query(self, sql: str, timeout: float = 600) -> list[list[str]]:
         """Rows of one statement, every value as text."""
         result = self.installation.engine.run(*self._in_container(*_PSQL), stdin=sql, timeout=timeout)
@@ -449,7 +458,7 @@ class Database:
             end.start()
             try:
                 found = Snapshot(process, problems, self.installation.redact, self._look())
-                found.query(f"{_SETTINGS}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                found.query(f"{SETTINGS}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 found.name = found.query("SELECT pg_export_snapshot()")[0][0]
                 yield found
             finally:
@@ -651,10 +660,10 @@ class Database:
         # LOCALE_PROVIDER's own column has another name in each version.
         statement = (
             "SELECT format('CREATE DATABASE %I TEMPLATE template0 OWNER %I ENCODING %L LC_COLLATE %L LC_CTYPE %L', "
-            f"{_literal(name)}, pg_get_userbyid(d.datdba), pg_encoding_to_char(d.encoding), d.datcollate, d.datctype) "
+            f"{literal(name)}, pg_get_userbyid(d.datdba), pg_encoding_to_char(d.encoding), d.datcollate, d.datctype) "
             "|| CASE d.datlocprovider WHEN 'i' THEN format(' LOCALE_PROVIDER icu ICU_LOCALE %L', "
             "coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale')) ELSE '' END "
-            f"FROM pg_database d WHERE datname = {_literal(self.name)}"
+            f"FROM pg_database d WHERE datname = {literal(self.name)}"
         )
         self._maintenance(self._maintenance(statement)[0][0], timeout=600)
 
@@ -672,9 +681,9 @@ class Database:
         """What a dump does not bring along: settings and grants of this database as a whole, in words."""
         sql = (
             "SELECT 'setting ' || unnest(s.setconfig) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase "
-            f"WHERE d.datname = {_literal(self.name)} "
+            f"WHERE d.datname = {literal(self.name)} "
             "UNION ALL SELECT 'grants ' || array_to_string(d.datacl, ' ') FROM pg_database d "
-            f"WHERE d.datname = {_literal(self.name)} AND d.datacl IS NOT NULL"
+            f"WHERE d.datname = {literal(self.name)} AND d.datacl IS NOT NULL"
         )
         return [row[0] for row in self._maintenance(sql)]
 
@@ -688,7 +697,7 @@ class Database:
         Whoever is connected to either is disconnected. When it fails, this one takes connections as before.
         """
         live, new = quoted(self.name), quoted(incoming)
-        both = f"{_literal(self.name)}, {_literal(incoming)}"
+        both = f"{literal(self.name)}, {literal(incoming)}"
         renamed = (
             f"BEGIN; ALTER DATABASE {live} RENAME TO {quoted(outgoing)}; ALTER DATABASE {new} RENAME TO {live}; "
             f"ALTER DATABASE {live} ALLOW_CONNECTIONS true; ALTER DATABASE {quoted(outgoing)} ALLOW_CONNECTIONS true; COMMIT"
@@ -748,7 +757,7 @@ class Database:
 
     def settings(self, names: list[str]) -> dict[str, int]:
         """Server settings that are numbers, by name; memory in bytes."""
-        listed = ", ".join(_literal(name) for name in names)
+        listed = ", ".join(literal(name) for name in names)
         sql = (
             "SELECT name, CASE WHEN unit IN ('B', 'kB', '8kB', 'MB') THEN pg_size_bytes(current_setting(name)) ELSE setting::bigint END "
             f"FROM pg_settings WHERE name IN ({listed}) AND vartype = 'integer'"
@@ -847,7 +856,8 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """A text as a constant of SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
