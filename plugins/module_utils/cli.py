@@ -20,7 +20,9 @@ from collections.abc import Callable
 from typing import Any
 
 from . import (
+    audit_cli,
     backup,
+    host_job,
     licence,
     licence_activation,
     licence_watch,
@@ -37,14 +39,6 @@ from . import (
 )
 from .errors import ScutumError, as_error
 from .installation import Installation
-
-
-def _ended(number: int, frame: object) -> None:
-    raise ScutumError(
-        "it was ended from outside (SIGTERM): a time-out, or the host shuts down",
-        left="what was not finished counts for nothing",
-        next_step="run it again",
-    )
 
 
 def _say(line: str) -> None:
@@ -236,7 +230,7 @@ def _days(arguments: argparse.Namespace) -> dict[str, int]:
 
 # A schedule's time-out, or a host that shuts down, is said like any failure and cleaned up after. All other jobs just end: one that waits
 # for a source would take it for another failed try, and keep the host from shutting down; a restore, for a database that does not serve.
-ENDED = frozenset({"backup", "verify-restore"})
+ENDED = frozenset({"backup", "verify-restore", "audit-retention"})
 # What runs before there is an installation.
 EARLY = frozenset({"secrets-fetch", "restore"})
 
@@ -250,6 +244,7 @@ JOBS: dict[str, Callable[[Installation, argparse.Namespace], tuple[bool, dict[st
     "backup-info": show_backups,
     "verify-restore": verify_restore,
     "restore": restore_backup,
+    **audit_cli.JOBS,
     "secrets-fetch": fetch_secrets,
     "secrets-rotate": rotate_secrets,
     "secrets-age": show_ages,
@@ -261,6 +256,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scutum-ops", description="Jobs on a host that runs Scutum.")
     parser.add_argument("--dir", default="/opt/scutum", help="the installation (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(say=_say)
     jobs = parser.add_subparsers(dest="job", required=True)
     job = jobs.add_parser("verify", help="is this installation what it should be? changes nothing")
     job.add_argument("--release", default="", help="the release to expect (default: the recorded one)")
@@ -314,6 +310,7 @@ def main(argv: list[str] | None = None) -> int:
     job.add_argument(
         "--settings", default="", help="-: store and environment from standard input, as the role gives them"
     )
+    audit_cli.add(jobs)
     job = jobs.add_parser(
         "secrets-fetch", help="have the source's secrets on the tmpfs; runs before the engine at boot"
     )
@@ -336,7 +333,7 @@ def main(argv: list[str] | None = None) -> int:
     job.add_argument("--due", action="append", metavar="NAME=DAYS", help="days after which one is due; may be repeated")
     arguments = parser.parse_args(argv)
     if arguments.job in ENDED:
-        signal.signal(signal.SIGTERM, _ended)
+        signal.signal(signal.SIGTERM, host_job.end)
     installation = Installation(arguments.dir)
     try:
         if not installation.exists() and arguments.job not in EARLY:
