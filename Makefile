@@ -20,7 +20,7 @@ VENV := requirements/venv.sh
 # A machine where not even the environment can be made still gets the closing line of a test run.
 TEST_VENV := $(VENV) || { echo "0 passed, 1 failed"; exit 1; }
 
-.PHONY: help venv requirements demo demo-down test test-long lint static sanity unit newest contract backup-faults bench clean
+.PHONY: help venv requirements demo demo-down test test-long lint static sanity unit newest contract backup-faults audit-faults bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -47,7 +47,7 @@ test-long: ## the Molecule scenarios named long_*
 	@$(TEST_VENV)
 	@exec $(PY) tests/run.py test --long
 
-lint static sanity unit newest contract backup-faults: ## one part of the tests
+lint static sanity unit newest contract backup-faults audit-faults: ## one part of the tests
 	@$(TEST_VENV)
 	@exec $(PY) tests/run.py test --part $@
 

@@ -22,7 +22,9 @@ def main() -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     test = verbs.add_parser("test", help="lint, static checks, sanity, unit tests and scenarios")
     test.add_argument("--scenario", help="just this Molecule scenario, and the testbed")
-    test.add_argument("--part", help="just this part: lint, static, sanity, unit, newest, contract or backup-faults")
+    test.add_argument(
+        "--part", help="just this part: lint, static, sanity, unit, newest, contract, backup-faults or audit-faults"
+    )
     test.add_argument("--long", action="store_true", help="just the scenarios named long_*")
     verbs.add_parser("demo", help="testbed, a host, the day-one playbook")
     verbs.add_parser("demo-down", help="remove the host and the testbed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,6 +109,21 @@ class Host:
         for words in (("stop", "-t", "60"), ("start",)):
             subprocess.run(["docker", *words, self.name], check=True, capture_output=True)
         self.__dict__.pop("address", None)
+
+    @contextlib.contextmanager
+    def without_registry(self) -> Iterator[None]:
+        """This host cannot reach the registry, whatever its name; the others, in other scenarios, can."""
+
+        def no_way(action: str) -> None:
+            for name in ("ghcr.io", "private.testbed"):
+                address = f"$(getent hosts {name} | cut -d' ' -f1)"
+                self.run(f"iptables {action} OUTPUT -p tcp --dport 80 -d {address} -j REJECT --reject-with tcp-reset")
+
+        no_way("-I")
+        try:
+            yield
+        finally:
+            no_way("-D")
 
     def env(self) -> dict[str, str]:
         """config/.env."""

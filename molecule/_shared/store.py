@@ -14,7 +14,11 @@ KEYS = {
     "SCUTUM_BACKUP_ACCESS_KEY_ID": "AKIA-canary-7b20aa",
     "SCUTUM_BACKUP_SECRET_ACCESS_KEY": "canary-backup-secret-3f81c0",
 }
-BUCKET, PREFIX = "backups", "scutum/host"
+AUDIT_KEYS = {
+    "SCUTUM_AUDIT_ACCESS_KEY_ID": "AKIA-canary-c05e18",
+    "SCUTUM_AUDIT_SECRET_ACCESS_KEY": "canary-audit-secret-9d47b2",
+}
+BUCKET, PREFIX, AUDIT = "backups", "scutum/host", "scutum/audit"
 
 
 class S3:
@@ -38,18 +42,22 @@ class S3:
             "endpoint_url": f"http://{sources.gateway()}:{port}",
         }  # fmt: skip
 
-    def names(self) -> list[str]:
+    def names(self, prefix: str = PREFIX) -> list[str]:
         """Keys below the prefix, in the order in which they were written."""
-        found = self.client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
-        return [item["Key"].removeprefix(PREFIX + "/") for item in sorted(found, key=lambda item: item["LastModified"])]
+        found = self.client.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/").get("Contents", [])
+        return [item["Key"].removeprefix(prefix + "/") for item in sorted(found, key=lambda item: item["LastModified"])]
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, prefix: str = PREFIX) -> bytes:
         """An object."""
-        return bytes(self.client.get_object(Bucket=BUCKET, Key=f"{PREFIX}/{name}")["Body"].read())
+        return bytes(self.client.get_object(Bucket=BUCKET, Key=f"{prefix}/{name}")["Body"].read())
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes, prefix: str = PREFIX) -> None:
         """Write an object, as somebody who should not."""
-        self.client.put_object(Bucket=BUCKET, Key=f"{PREFIX}/{name}", Body=data)
+        self.client.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=data)
+
+    def remove(self, name: str, prefix: str = PREFIX) -> None:
+        """Delete one, likewise."""
+        self.client.delete_object(Bucket=BUCKET, Key=f"{prefix}/{name}")
 
     def newest(self) -> str:
         """Id of the newest backup; one before a restore does not count."""

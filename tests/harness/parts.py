@@ -126,22 +126,32 @@ def contract(needs: tuple[str, ...] = ()) -> list[Part]:
     return [Part("contract", (PYTHON, script), needs=needs, wants=(script,))]
 
 
+AUDIT_FAULTS = tuple(f"tests/faults/test_{name}.py" for name in ("partitions", "archive", "audit_job"))
+
+
 def backup_faults(needs: tuple[str, ...] = ()) -> list[Part]:
-    """Every fault of backups and their verification, against the library with a real Postgres and a real S3."""
-    command = (tool("pytest"), "tests/faults")
+    """Every fault of backups, their verification and restores, against the library with a real Postgres and a real S3."""
+    command = (tool("pytest"), "tests/faults", *(f"--ignore={path}" for path in AUDIT_FAULTS))
     return [Part("backup-faults", command, needs=needs, limit=30 * MINUTE, wants=("tests/faults/test_*.py",))]
 
 
-def restore_steps(needs: tuple[str, ...] = ()) -> list[Part]:
-    """A restore that is killed at every one of its steps; some of them are in backup_faults."""
-    command = (tool("pytest"), "tests/faults/test_restore.py")
+def audit_faults(needs: tuple[str, ...] = ()) -> list[Part]:
+    """The same of partitions, archives and the job that looks after both."""
+    command = (tool("pytest"), *AUDIT_FAULTS)
+    return [Part("audit-faults", command, needs=needs, limit=30 * MINUTE, wants=AUDIT_FAULTS)]
+
+
+def all_steps(needs: tuple[str, ...] = ()) -> list[Part]:
+    """A restore and a conversion that are killed at every one of their steps; some of them are in the parts above."""
+    files = ("tests/faults/test_restore.py", AUDIT_FAULTS[0])
     return [
         Part(
-            "restore-steps",
-            command,
+            "all-steps",
+            (tool("pytest"), *files, "-k", "killed or step or left"),
             needs=needs,
             env={"SCUTUM_ALL_STEPS": "1"},
-            wants=("tests/faults/test_restore.py",),
+            limit=30 * MINUTE,
+            wants=files,
         )
     ]
 
@@ -184,7 +194,7 @@ def choose(*, scenario: str | None = None, part: str | None = None, long: bool =
         return [up, one(scenario, (up.name,))]
     if part:
         known = {"lint": lint, "static": static, "sanity": sanity, "unit": unit, "newest": newest, "contract": contract}
-        known["backup-faults"] = backup_faults
+        known["backup-faults"], known["audit-faults"] = backup_faults, audit_faults
         if part not in known:
             raise Unknown(f"no part {part}; there are: {', '.join(known)}")
         return known[part]()
@@ -193,10 +203,11 @@ def choose(*, scenario: str | None = None, part: str | None = None, long: bool =
     # The first that can run is run: the testbed and what waits for it come first, and the rest fills the other place.
     hosts = [up, gold, *(one(name, (up.name, *((gold.name,) if clones(name) else ()))) for name in chosen)]
     if long:
-        return [*hosts, *restore_steps((up.name,))]
+        return [*hosts, *all_steps((up.name,))]
     return [
         *hosts,
         *backup_faults((up.name,)),
+        *audit_faults((up.name,)),
         *contract((up.name,)),
         *newest((up.name,)),
         *sanity(),
