@@ -19,15 +19,17 @@ from .partition_session import WORK
 
 _BOUNDS = re.compile(r"FOR VALUES FROM \('?([^')]*)'?\) TO \('?([^')]*)'?\)")
 _FIRST = re.compile(r"(\d{4}-\d{2})-01 00:00:00\+00")
+# Rows are counted by the server as they come; after a crash it knows only what the last ANALYZE found.
+_ROWS = "coalesce(nullif(pg_stat_get_live_tuples({0}.oid), 0), greatest({0}.reltuples, 0)::bigint)"
 _LOOK = """
 SET timezone = 'UTC'; SET datestyle = 'ISO'; SET search_path = '';
-SELECT jsonb_build_object('kind', c.relkind, 'estimate', greatest(c.reltuples, 0)::bigint, 'bytes', pg_total_relation_size(c.oid),
+SELECT jsonb_build_object('kind', c.relkind, 'estimate', {whole}, 'bytes', pg_total_relation_size(c.oid),
   'open', to_regclass('{work}.operations') IS NOT NULL,
   'parts', (SELECT coalesce(jsonb_agg(jsonb_build_object('name', p.relname, 'bounds', pg_get_expr(p.relpartbound, p.oid),
-      'estimate', greatest(p.reltuples, 0)::bigint, 'bytes', pg_total_relation_size(p.oid)) ORDER BY p.relname), '[]')
+      'estimate', {part}, 'bytes', pg_total_relation_size(p.oid)) ORDER BY p.relname), '[]')
     FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid WHERE i.inhparent = c.oid AND p.relispartition),
   'detached', (SELECT coalesce(jsonb_agg(jsonb_build_object('name', p.relname, 'said', obj_description(p.oid, 'pg_class'),
-      'estimate', greatest(p.reltuples, 0)::bigint, 'bytes', pg_total_relation_size(p.oid)) ORDER BY p.relname), '[]')
+      'estimate', {part}, 'bytes', pg_total_relation_size(p.oid)) ORDER BY p.relname), '[]')
     FROM pg_class p WHERE p.relnamespace = 'public'::regnamespace AND p.relkind = 'r' AND NOT p.relispartition
      AND obj_description(p.oid, 'pg_class') LIKE {mark} || '% of ' || {name}))
   FROM pg_class c WHERE c.oid = to_regclass({live})"""
@@ -42,7 +44,7 @@ class Part:
         kind: month, default, or other (not of our making).
         month: `2026-03`; empty unless it is one of a month.
         lower, upper: bounds in UTC, the upper one excluded; empty where there is none.
-        rows_estimate: the planner's; 0 when it knows nothing.
+        rows_estimate: the server's; 0 when it knows nothing.
         bytes: with indexes and long values.
     """
 
@@ -84,7 +86,7 @@ def look(database: Database, table: str) -> State:
     audit_tables.table(table)
     live = f"public.{quoted(table)}"
     names = {"work": WORK, "mark": literal(partition_shape.DETACHED), "name": literal(table), "live": literal(live)}
-    rows = database.query(_LOOK.format(**names))
+    rows = database.query(_LOOK.format(whole=_ROWS.format("c"), part=_ROWS.format("p"), **names))
     if not rows:
         return State(False)
     found: dict[str, Any] = json.loads("\x1f".join(rows[0]))
