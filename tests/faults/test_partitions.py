@@ -768,7 +768,9 @@ def test_rows_leave_in_batches(bare: Case) -> None:
     bare.sql(
         """CREATE TABLE "LiteLLM_SpendLogs" (request_id text PRIMARY KEY, "startTime" timestamp);
         INSERT INTO "LiteLLM_SpendLogs" SELECT n::text, (now() AT TIME ZONE 'UTC') - n * interval '1 hour' FROM generate_series(1, 1000) n;
-        INSERT INTO "LiteLLM_SpendLogs" VALUES ('none', NULL)"""
+        INSERT INTO "LiteLLM_SpendLogs" VALUES ('none', NULL);
+        CREATE TABLE referring (request_id text REFERENCES "LiteLLM_SpendLogs" ON DELETE CASCADE);
+        INSERT INTO referring SELECT n::text FROM generate_series(1, 1000, 100) n"""
     )
     name, column, database = "LiteLLM_SpendLogs", "startTime", bare.database
     assert abs(row_batches.oldest(database, name, column) - (time.time() - 3600_000)) < 60
@@ -779,6 +781,7 @@ def test_rows_leave_in_batches(bare: Case) -> None:
         assert row_batches.remove(database, name, column, before, 70, bare.say, time.monotonic() + 60) == 899
     assert row_batches.remove(database, name, column, before, 70, bare.say, time.monotonic() + 60) == 1
     assert bare.one('SELECT count(*) FROM "LiteLLM_SpendLogs"') == 101
+    assert bare.one("SELECT string_agg(request_id, ' ') FROM referring") == "1", "what refers to a row goes with it"
     assert row_batches.remove(database, "LiteLLM_Other", column, before, 70, bare.say, time.monotonic() + 60) == 0
     assert row_batches.oldest(database, "LiteLLM_Other", column) == 0
 
