@@ -291,7 +291,7 @@ def append(store: Store, entry: Entry) -> Entry:
         raise ScutumError(
             f"{store.where}: {key} is not there as it was sent: another host archives to the same place, or the store changes what it gets",
             left="the file of this month counts for nothing, and no row was removed",
-            next_step="give each host a prefix of its own; then run it again",
+            next_step="give each host a prefix of its own in scutum_audit_store; then: scutum-ops audit-retention",
         )
     return entry
 
@@ -303,7 +303,7 @@ def _arrived(store: Store, entry: Entry) -> None:
         raise ScutumError(
             f"{store.where}: {entry.key}: {entry.bytes} bytes were acknowledged, and the store has {has}",
             left="nothing that counts was written, and no row was removed",
-            next_step="look at what is between the host and the store (proxy, login page), then run it again",
+            next_step="look at what is between the host and the store (proxy, login page), then: scutum-ops audit-retention",
         )
 
 

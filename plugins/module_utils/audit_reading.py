@@ -127,7 +127,7 @@ def rehydrate(
         raise ScutumError(
             f"{store.where}: no month of {table} is archived{_between(from_month, to_month)}",
             left="nothing was loaded",
-            next_step="scutum-ops audit-info lists the months",
+            next_step="scutum-ops audit lists the months",
         )
     have = _loaded(database, table)
     missing = [entry for entry in wanted if entry.key not in have]

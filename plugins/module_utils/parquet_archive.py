@@ -136,7 +136,7 @@ def _export(
         raise ScutumError(
             f"{relname}: Postgres sent {sent} rows, and {content.rows} are in the file",
             left="nothing was uploaded, and no row was removed",
-            next_step="run it again; if it stays, report it: it is a defect of this collection or of DuckDB",
+            next_step="scutum-ops audit-retention runs it again; if it stays, report it: it is a defect of this collection or of DuckDB",
         )
     return _Exported(content, columns, server)
 
@@ -153,7 +153,7 @@ def _keyless(relname: str) -> ScutumError:
     return ScutumError(
         f"{relname} has no primary key: rows that came late cannot be told from those that are archived",
         left="no row was removed",
-        next_step=f"give {relname} its primary key back, then run it again",
+        next_step=f"give {relname} its primary key back, then: scutum-ops audit-retention",
     )
 
 
@@ -170,6 +170,6 @@ def _named(
             return ScutumError(
                 f"{relname}: {error.what}: the row whose {which} is {row}",
                 left=error.left,
-                next_step=f"correct that row of {relname}, then run it again",
+                next_step=f"correct that row of {relname}, then: scutum-ops audit-retention",
             )
     return ScutumError(f"{relname}: {error.what}", left=error.left, next_step=error.next_step)

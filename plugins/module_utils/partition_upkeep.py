@@ -306,7 +306,7 @@ def drop(database: Database, table: str, relname: str, expected_rows: int, patie
             raise ScutumError(
                 f"{relname} was not dropped: {error.what.partition('Postgres: ')[2]}",
                 left=f"{relname} is there with all its rows, outside of {table}",
-                next_step="archive it again (the rows that came late become a further file); then it is dropped",
+                next_step="scutum-ops audit-retention: rows that came late become a further file, and then it is dropped",
             ) from error
 
 
