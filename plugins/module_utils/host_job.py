@@ -143,13 +143,13 @@ class HostJob:
         with contextlib.ExitStack() as closing:
             try:
                 ensure_directory(self.installation.private, 0o700)
-                if not _lock(closing, self._path(f"{self.kind.name}.lock")):
+                if not lock_file(closing, self._path(f"{self.kind.name}.lock")):
                     raise _Taken(
                         f"another {self.kind.noun} is running on this host",
                         left="nothing was done by this one",
                         next_step=f"wait for it ({self.kind.show} shows the last one); the lock goes with its process",
                     )
-                self._turn(closing, say, patience)
+                closing.enter_context(turn(self.installation, say, self.kind.again, patience))
             except _Taken as error:
                 last = self.status().get("last_success", {}).get("at", 0)
                 if time.time() - last > self.kind.too_long:
@@ -159,21 +159,6 @@ class HostJob:
             except Exception as problem:
                 self._fail(problem, start)
             yield
-
-    def _turn(self, closing: contextlib.ExitStack, say: Say, patience: float) -> None:
-        end = time.monotonic() + patience
-        waiting = False
-        while not _lock(closing, self._path(LOCK)):
-            if time.monotonic() >= end:
-                raise ScutumError(
-                    f"another job works on this installation's database, and did not end within {patience:.0f} s",
-                    left="nothing was done by this one",
-                    next_step=f"systemctl list-units 'scutum-ops-*' and ps -ef | grep scutum-ops show it; then: {self.kind.again}",
-                )
-            if not waiting:
-                say(f"another job works on the database: waiting for it, at most {patience / 60:.0f} minutes")
-                waiting = True
-            time.sleep(_POLL)
 
     @contextlib.contextmanager
     def begun(self, say: Say) -> Iterator[None]:
@@ -259,6 +244,31 @@ class HostJob:
             metrics.write(self.directory, self.kind.metrics, self.kind.gauges(held))
 
 
+@contextlib.contextmanager
+def turn(installation: Installation, say: Say, again: str, patience: float = PATIENCE) -> Iterator[None]:
+    """No other job on the same database meanwhile; one that goes on is waited for.
+
+    Args:
+        again: the command that runs this one by hand.
+        patience: seconds.
+    """
+    end = time.monotonic() + patience
+    waiting = False
+    with contextlib.ExitStack() as closing:
+        while not lock_file(closing, os.path.join(installation.private, LOCK)):
+            if time.monotonic() >= end:
+                raise ScutumError(
+                    f"another job works on this installation's database, and did not end within {patience:.0f} s",
+                    left="nothing was done by this one",
+                    next_step=f"systemctl list-units 'scutum-ops-*' and ps -ef | grep scutum-ops show it; then: {again}",
+                )
+            if not waiting:
+                say(f"another job works on the database: waiting for it, at most {patience / 60:.0f} minutes")
+                waiting = True
+            time.sleep(_POLL)
+        yield
+
+
 def runs(held: dict[str, Any], prefix: str, noun: str) -> dict[str, Gauges]:
     """The gauges that every kind has, from its record."""
     good, bad = held.get("last_success", {}).get("at", 0), held.get("last_failure", {}).get("at", 0)
@@ -269,7 +279,7 @@ def runs(held: dict[str, Any], prefix: str, noun: str) -> dict[str, Gauges]:
     }
 
 
-def _lock(closing: contextlib.ExitStack, path: str) -> bool:
+def lock_file(closing: contextlib.ExitStack, path: str) -> bool:
     """Lock a file, for as long as `closing` is open; whether that was possible."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:

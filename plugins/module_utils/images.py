@@ -162,3 +162,55 @@ def check_record(
                 f"scutum_image_digests: {{{service}: '{now}'}})"
             )
     return problems
+
+
+LABEL_KEEPS = "ops.scutum.keeps"
+
+
+def keep(installation: Installation, known: dict[str, dict[str, dict[str, str]]], check: bool = False) -> list[str]:
+    """Keep images of releases from `docker image prune -a`, and let those of all other releases go; names of what was (or would be) begun.
+
+    A container that was never started holds each: the engine removes no image that a container has.
+
+    Args:
+        known: identity by service, by release.
+    """
+    engine = installation.engine
+    prefix = f"scutum-ops-keeps-{installation.project}"
+    wanted = {
+        f"{prefix}-{version}-{service}": image["id"]
+        for version, services in known.items()
+        for service, image in services.items()
+        if image.get("id")
+    }
+    held = {
+        str(item["Name"]).lstrip("/"): item for item in engine.containers(f"{LABEL_KEEPS}={installation.directory}")
+    }
+    begun = []
+    for name, image in sorted(wanted.items()):
+        if name in held and held[name]["Image"] == image:
+            continue
+        begun.append(name)
+        if not check:
+            engine.run("rm", "-f", name, timeout=60)
+            label = f"{LABEL_KEEPS}={installation.directory}"
+            engine.must("create", "--name", name, "--network", "none", "--label", label, image, "true", timeout=60)
+    if not check:
+        over = sorted(held.keys() - wanted.keys())
+        if over:
+            engine.run("rm", "-f", *over, timeout=60)
+    return begun
+
+
+def kept(installation: Installation) -> list[str]:
+    """Names of the containers that hold images."""
+    found = installation.engine.containers(f"{LABEL_KEEPS}={installation.directory}")
+    return sorted(str(item["Name"]).lstrip("/") for item in found)
+
+
+def gone(installation: Installation, known: dict[str, dict[str, str]]) -> list[str]:
+    """Services whose image is not on this host any more."""
+    there = {
+        item["Id"] for item in installation.engine.inspect("image", sorted({item["id"] for item in known.values()}))
+    }
+    return sorted(service for service, image in known.items() if image.get("id") not in there)

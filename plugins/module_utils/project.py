@@ -234,7 +234,7 @@ class Project:
         installation = self.installation
         self._refuse_lost_edits(replace_compose, check)
         image = self.images()["litellm"]
-        config = litellm_config.build(self._baked(image, check), self.settings.litellm_config)
+        config = litellm_config.build(self.baked(image, check), self.settings.litellm_config)
         override_text, places = self._with_secrets(sha256_bytes(config.encode()), check)
         with self._together(override_text) as together:
             # Compose has read all of it by now: what it refuses never replaces what works.
@@ -294,7 +294,7 @@ class Project:
         gone = stale if env.drop(stale) else []
         return [key for key, value in {**values, **self._marks}.items() if env.set(key, value)] + gone
 
-    def _baked(self, image: str, check: bool) -> dict[str, Any]:
+    def baked(self, image: str, check: bool = False) -> dict[str, Any]:
         """The image's own LiteLLM configuration; in check mode, before the image is there, nothing."""
         engine = self.installation.engine
         found = engine.images([image])

@@ -256,6 +256,37 @@ def run_now(job: Job) -> str:
     return f"{job.unit}: its first run failed:\n{log.out.strip()[-800:]}"
 
 
+def ensure_unit(unit: str, text: str, check: bool = False) -> list[str]:
+    """Have a unit of our own, enabled, so that the next start of the host begins it; names of what was (or would be) changed."""
+    path = os.path.join(UNITS, unit)
+    changes = [path] if write_file(path, text, 0o644, check) else []
+    if check:
+        return changes
+    if changes or state(unit).get("NeedDaemonReload") == "yes":
+        systemctl("daemon-reload")
+    if state(unit).get("UnitFileState") != "enabled":
+        systemctl("enable", unit)
+        changes.append(f"{unit} enabled")
+    return changes
+
+
+def remove_unit(unit: str, check: bool = False) -> list[str]:
+    """Have it no more; what runs of it goes on."""
+    path = os.path.join(UNITS, unit)
+    if not os.path.exists(path):
+        return []
+    if not check:
+        systemctl("disable", unit)
+        os.unlink(path)
+        systemctl("daemon-reload")
+    return [path]
+
+
+def command_line(installation: Installation, command: str, *words: str) -> str:
+    """ExecStart of a job of ours."""
+    return " ".join(quoted(word) for word in (command, "--dir", installation.directory, *words))
+
+
 def systemctl(*arguments: str) -> None:
     """One call of systemctl that has to succeed."""
     result = run(["systemctl", *arguments], timeout=60)

@@ -23,7 +23,7 @@ from .errors import ScutumError
 from .files import ensure_directory
 from .installation import Installation
 
-WINDOW = "scutum-ops-schema-window"
+WINDOW = "scutum-ops-schema-window-"
 # Tables that LiteLLM creates and may change.
 _OWN = ("public.LiteLLM_", "public._prisma_migrations")
 
@@ -56,10 +56,20 @@ def losses(before: dict[str, int], after: dict[str, int]) -> list[str]:
     return found
 
 
-def run(installation: Installation, image_id: str, image: str, timeout: float = 300) -> dict[str, Any]:
+def _window(installation: Installation) -> str:
+    """The container's name: a copy on the same host has a window of its own."""
+    return WINDOW + installation.project
+
+
+def run(
+    installation: Installation, image_id: str, image: str, timeout: float = 300, disposable: bool = False
+) -> dict[str, Any]:
     """Let LiteLLM bring the schema to its version, and prove that nothing else was lost.
 
     Postgres has to run. Everything that writes is stopped and stays so: the caller starts it afterwards.
+
+    Args:
+        disposable: it is a copy, which nobody needs back: no dump is taken.
 
     Returns:
         `dump` (path, empty when the database was), `tables` (number watched), `seconds`.
@@ -72,16 +82,17 @@ def run(installation: Installation, image_id: str, image: str, timeout: float = 
     database = Database(installation)
     directory = os.path.join(installation.private, "guard")
     ensure_directory(directory, 0o700)
-    database.check_space(directory)
+    if not disposable:
+        database.check_space(directory)
     model = compose.model()
     stopped = writers(model)
     compose.must("stop", *stopped, timeout=120)
     try:
-        compose.engine.run("rm", "-f", WINDOW, timeout=60)
-        _settle_open_window(installation, database)
+        compose.engine.run("rm", "-f", _window(installation), timeout=60)
+        settle(installation, database)
         before = database.relations()
         dump = ""
-        if before:
+        if before and not disposable:
             dump = os.path.join(directory, time.strftime("before-schema-change-%Y%m%dT%H%M%SZ.dump", time.gmtime()))
             database.dump(dump)
         # From here to the comparison a kill leaves the record, so that the next run compares before it does anything else.
@@ -97,7 +108,8 @@ def run(installation: Installation, image_id: str, image: str, timeout: float = 
     return {"dump": dump, "tables": len(before), "seconds": round(time.monotonic() - start, 1)}
 
 
-def _settle_open_window(installation: Installation, database: Database) -> None:
+def settle(installation: Installation, database: Database) -> None:
+    """Compare after a window that was interrupted, and close it; a loss is an error."""
     window = installation.state().get("schema_window")
     if window:
         _compare(installation, database, dict(window["before"]), str(window["dump"]), str(window["image"]))
@@ -111,18 +123,28 @@ def _push(installation: Installation, compose: Compose, model: dict[str, Any], t
     # Compose writes a dollar sign as two; the words of `run` are taken as they are.
     command = [word.replace("$$", "$") for word in command]
     compose.must(
-        *("run", "-d", "--no-deps", "--name", WINDOW, "-e", "DISABLE_SCHEMA_UPDATE=false", "litellm", *command),
+        *(
+            "run",
+            "-d",
+            "--no-deps",
+            "--name",
+            _window(installation),
+            "-e",
+            "DISABLE_SCHEMA_UPDATE=false",
+            "litellm",
+            *command,
+        ),
         timeout=120,
     )
     try:
         end = time.monotonic() + timeout
         while True:
-            found = compose.engine.inspect("container", [WINDOW])
+            found = compose.engine.inspect("container", [_window(installation)])
             state = found[0]["State"] if found else {}
             networks = found[0]["NetworkSettings"]["Networks"].values() if found else []
             addresses = [network["IPAddress"] for network in networks if network.get("IPAddress")]
             if state.get("Status") == "exited" or time.monotonic() > end:
-                log = compose.engine.run("logs", "--tail", "20", WINDOW, timeout=30)
+                log = compose.engine.run("logs", "--tail", "20", _window(installation), timeout=30)
                 why = "it stopped" if state.get("Status") == "exited" else f"it does not serve after {timeout:.0f} s"
                 raise ScutumError(
                     f"LiteLLM could not prepare the database: {why}. Its last lines:\n"
@@ -134,7 +156,7 @@ def _push(installation: Installation, compose: Compose, model: dict[str, Any], t
                 return
             time.sleep(0.5)
     finally:
-        compose.engine.run("rm", "-f", WINDOW, timeout=60)
+        compose.engine.run("rm", "-f", _window(installation), timeout=60)
 
 
 def _serves(address: str) -> bool:

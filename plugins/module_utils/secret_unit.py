@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import os
-
-from .files import write_file
 from .installation import Installation
-from .schedule import UNITS, quoted, state, systemctl
+from .schedule import command_line, ensure_unit, remove_unit, systemctl
 
 COMMAND = "/usr/local/sbin/scutum-ops"
 # HOME is where sops looks for a key of its own.
@@ -65,13 +62,15 @@ def ensure(installation: Installation, source: str, command: str, deadline: int,
     Args:
         deadline: seconds for which it asks a source that does not answer, at the start of the host.
     """
-    line = _line(installation, command, "secrets-fetch", "--deadline", str(deadline))
-    return _ensure(fetch_unit(installation), _FETCH.format(source=source, command=line, timeout=deadline + 60), check)
+    line = command_line(installation, command, "secrets-fetch", "--deadline", str(deadline))
+    return ensure_unit(
+        fetch_unit(installation), _FETCH.format(source=source, command=line, timeout=deadline + 60), check
+    )
 
 
 def remove(installation: Installation, check: bool = False) -> list[str]:
     """Have them not fetched any more; what lies on the tmpfs stays until the host stops."""
-    return _remove(fetch_unit(installation), check)
+    return remove_unit(fetch_unit(installation), check)
 
 
 def ensure_resume(installation: Installation, start: bool = False) -> None:
@@ -81,40 +80,12 @@ def ensure_resume(installation: Installation, start: bool = False) -> None:
         start: now, when the engine runs: this start of the host began it.
     """
     unit = resume_unit(installation)
-    line = _line(installation, COMMAND, "secrets-rotate", "--resume")
-    _ensure(unit, _RESUME.format(command=line, fetch=fetch_unit(installation)), False)
+    line = command_line(installation, COMMAND, "secrets-rotate", "--resume")
+    ensure_unit(unit, _RESUME.format(command=line, fetch=fetch_unit(installation)))
     if start:
         systemctl("--no-block", "start", unit)
 
 
 def remove_resume(installation: Installation) -> None:
     """There is nothing to finish."""
-    _remove(resume_unit(installation), False)
-
-
-def _line(installation: Installation, command: str, *words: str) -> str:
-    return " ".join(quoted(word) for word in (command, "--dir", installation.directory, *words))
-
-
-def _ensure(unit: str, text: str, check: bool) -> list[str]:
-    path = os.path.join(UNITS, unit)
-    changes = [path] if write_file(path, text, 0o644, check) else []
-    if check:
-        return changes
-    if changes or state(unit).get("NeedDaemonReload") == "yes":
-        systemctl("daemon-reload")
-    if state(unit).get("UnitFileState") != "enabled":
-        systemctl("enable", unit)
-        changes.append(f"{unit} enabled")
-    return changes
-
-
-def _remove(unit: str, check: bool) -> list[str]:
-    path = os.path.join(UNITS, unit)
-    if not os.path.exists(path):
-        return []
-    if not check:
-        systemctl("disable", unit)
-        os.unlink(path)
-        systemctl("daemon-reload")
-    return [path]
+    remove_unit(resume_unit(installation))

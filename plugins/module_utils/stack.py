@@ -172,6 +172,7 @@ def wait(
                 left="containers may have been recreated and migrations applied; no volume was removed",
                 next_step=f"cd {installation.directory} && {compose.command('logs', '--tail', '200', name)}",
             )
+        # Not more often: each look takes CPU from what starts.
         time.sleep(1)
 
 

@@ -212,7 +212,7 @@ def test_a_lock_is_never_written_to_and_goes_with_its_process(one: HostJob) -> N
             with (private / name).open() as handle, pytest.raises(BlockingIOError):
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with contextlib.ExitStack() as closing:
-        assert host_job._lock(closing, str(private / "one.lock"))
+        assert host_job.lock_file(closing, str(private / "one.lock"))
     # A process that is started meanwhile does not inherit them: they go with this one.
     with one.alone(print):
         listed = subprocess.run(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.scutum.ops.plugins.module_utils import (
+    schedule,
     secret_ages,
     secret_fetch,
     secret_proof,
@@ -82,8 +83,9 @@ class World:
         monkeypatch.setattr(Database, "set_password", lambda _self, text: self.set_password(text))
         monkeypatch.setattr(secret_rotation.scram, "verifier", lambda text: text)
         monkeypatch.setattr(secret_proof, "accepted", self.accepted)
-        monkeypatch.setattr(secret_unit, "systemctl", lambda *_: None)
-        monkeypatch.setattr(secret_unit, "UNITS", str(directory))
+        for home in (schedule, secret_unit):
+            monkeypatch.setattr(home, "systemctl", lambda *_: None)
+        monkeypatch.setattr(schedule, "UNITS", str(directory))
         monkeypatch.setattr(stack, "plan", lambda compose, model: {})
         monkeypatch.setattr(Installation, "compose", lambda self: Nothing())
         monkeypatch.setattr(stack, "recreate", self.recreate)
