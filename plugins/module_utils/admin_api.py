@@ -23,13 +23,15 @@ class AdminApi:
         base_url: such as `http://127.0.0.1:8086`.
         api_key: SCUTUM_API_KEY; exchanged for a token at the first call that needs one.
         deadline: seconds within which 429, 502, 503, 504 and refused connections are tried again.
+        timeout: seconds for one try.
     """
 
-    def __init__(self, base_url: str, api_key: str = "", deadline: float = 30.0) -> None:
+    def __init__(self, base_url: str, api_key: str = "", deadline: float = 30.0, timeout: float = 10.0) -> None:
         self.base_url = base_url.rstrip("/")
         self._api_key = api_key
         self._token = ""
         self.deadline = deadline
+        self.timeout = timeout
 
     def _call(self, method: str, path: str, body: Any = None, auth: bool = True) -> http.Response:
         headers = {"Authorization": "Bearer " + self._login()} if auth else {}
@@ -42,7 +44,7 @@ class AdminApi:
 
     def _request(self, method: str, path: str, body: Any, headers: dict[str, str] | None = None) -> http.Response:
         # One try takes no longer than all of them may.
-        timeout = min(10.0, self.deadline) if self.deadline >= 1 else 10.0
+        timeout = min(self.timeout, self.deadline) if self.deadline >= 1 else self.timeout
         url = self.base_url + path
         return http.request(method, url, body=body, headers=headers, timeout=timeout, deadline=self.deadline)
 
@@ -90,9 +92,27 @@ class AdminApi:
         except http.NoAnswer:
             return False
 
+    def health_state(self) -> dict[str, Any]:
+        """What /health says."""
+        return self._object("/health")
+
+    def reported_version(self) -> str:
+        """What it calls its own version; empty when it does not say. The image's label is what counts."""
+        try:
+            about = self._object("/openapi.json").get("info")
+        except ScutumError:
+            return ""
+        return str(about.get("version") or "") if isinstance(about, dict) else ""
+
     def licence(self) -> dict[str, Any]:
         """The licence state of the worker process that happens to answer (each worker has its own)."""
-        return dict(self._json("GET", "/api/v1/license", auth=False) or {})
+        return self._object("/api/v1/license")
+
+    def _object(self, path: str) -> dict[str, Any]:
+        found = self._json("GET", path, auth=False) or {}
+        if not isinstance(found, dict):
+            raise ScutumError(f"admin-api: GET {path} did not answer with an object")
+        return found
 
     def activate_licence(self, token: str) -> dict[str, Any]:
         """Activate a licence; the answer is the state of the worker that took it.
@@ -131,6 +151,21 @@ class AdminApi:
                 next_step="run the playbook again when admin-api is well (scutum-ops verify)",
             )
         return data
+
+    def subscribe(self, name: str) -> str:
+        """Make an event subscription that reaches nobody; its id."""
+        body = {
+            "name": name,
+            "event_types": ["budget.exceeded"],
+            "channel": "webhook",
+            "config": {"url": "http://127.0.0.1:9/"},
+            "filters": {},
+        }
+        return str((self._json("POST", "/api/v1/events/subscriptions", body) or {}).get("id", ""))
+
+    def subscription(self, key: str) -> str:
+        """The name of an event subscription."""
+        return str((self._json("GET", f"/api/v1/events/subscriptions/{key}") or {}).get("name", ""))
 
     def audit_logs(self, limit: int = 1) -> list[dict[str, Any]]:
         """The newest audit rows: the cheapest call that needs login, database and schema."""

@@ -17,6 +17,7 @@ from .database import Database
 from .errors import ScutumError
 from .images import references
 from .installation import PORTS, Installation
+from .litellm import LiteLLM
 from .stack import unhealthy
 
 LABEL_VERSION = "org.opencontainers.image.version"
@@ -60,14 +61,9 @@ def verify(
 
     for service in sorted(model["services"]):
         check(f"container {service}", service, partial(_container, installation, service, containers))
-    check("release", "", lambda: _versions(model, containers, version))
-    # A service whose profile is off was stopped, and counts no more; one that runs all the same does.
-    there = {
-        name: item
-        for name, item in containers.items()
-        if name in model["services"] or item["State"]["Status"] != "exited"
-    }
-    check("image digests", "", lambda: _digests(installation, there, version, pinned or {}))
+    check("release", "", lambda: versions(model, containers, version))
+    there = counted(model, containers)
+    check("image digests", "", lambda: digests(installation, there, version, pinned or {}))
     bounds = limits.load(installation).current
     if bounds:
         check("limits", "", lambda: limits.must_be_in_force(installation, bounds))
@@ -83,10 +79,13 @@ def verify(
         licence.update(installation.admin_api(deadline).licence())
         return describe_licence(licence)
 
+    def answers(name: str) -> str:
+        return completion(installation.litellm(deadline), name)
+
     check("admin-api with database", "admin-api", database_through_api)
     check("licence is readable", "admin-api", licence_state)
     for name in smoke_models:
-        check(f"completion {name}", "litellm", partial(_completion, installation, name, deadline))
+        check(f"completion {name}", "litellm", partial(answers, name))
     urls = {}
     for service in sorted(set(PORTS) & set(model["services"])):
         with contextlib.suppress(ScutumError):
@@ -128,7 +127,17 @@ def _container(installation: Installation, service: str, containers: dict[str, d
     return health if health in ("healthy", "running") else f"answers (the engine's own check says {health})"
 
 
-def _versions(model: dict[str, Any], containers: dict[str, dict[str, Any]], version: str) -> str:
+def counted(model: dict[str, Any], containers: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The containers that count: a service whose profile is off was stopped, and does no more; one that runs all the same does."""
+    return {
+        name: item
+        for name, item in containers.items()
+        if name in model["services"] or item["State"]["Status"] != "exited"
+    }
+
+
+def versions(model: dict[str, Any], containers: dict[str, dict[str, Any]], version: str) -> str:
+    """Whether every container of a Scutum image carries the release's label."""
     wrong = []
     count = 0
     for service, reference in sorted(references(model).items()):
@@ -140,12 +149,15 @@ def _versions(model: dict[str, Any], containers: dict[str, dict[str, Any]], vers
             wrong.append(f"{service} is {label}")
     if wrong:
         raise ScutumError(f"pinned is {version}, but {', '.join(wrong)}")
+    if not count:
+        raise ScutumError("no container runs an image of Scutum")
     return f"{count} Scutum containers are labelled {version}"
 
 
-def _digests(
+def digests(
     installation: Installation, containers: dict[str, dict[str, Any]], version: str, pinned: dict[str, str]
 ) -> str:
+    """Whether every container runs the image that is pinned, or was recorded for the release."""
     recorded = installation.state().get("images", {}).get(version, {})
     found = installation.engine.inspect("image", sorted({item["Image"] for item in containers.values()}))
     actual = {item["Id"]: images.identity(item) for item in found}
@@ -191,8 +203,9 @@ def _litellm_tables(installation: Installation) -> str:
     return f"{len(tables)} tables"
 
 
-def _completion(installation: Installation, name: str, deadline: float) -> str:
-    probe = installation.litellm(deadline).probe(name)
+def completion(client: LiteLLM, name: str) -> str:
+    """Whether a model answers by itself, without fallback or cache."""
+    probe = client.probe(name)
     if not probe.ok:
         raise ScutumError(probe.error)
     return f"answered in {probe.seconds:.2f} s"
