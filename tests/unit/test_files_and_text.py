@@ -23,7 +23,7 @@ from ansible_collections.scutum.ops.plugins.module_utils import (
 from ansible_collections.scutum.ops.plugins.module_utils.errors import ScutumError
 from ansible_collections.scutum.ops.plugins.module_utils.files import write_file
 from ansible_collections.scutum.ops.plugins.module_utils.litellm_config import build, literal_secrets
-from ansible_collections.scutum.ops.plugins.module_utils.redact import redact
+from ansible_collections.scutum.ops.plugins.module_utils.redact import redact, without_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -100,6 +100,32 @@ def test_versions_compare_as_numbers() -> None:
 
 def test_redaction_takes_the_longest_value_first() -> None:
     assert redact("a abcdef abcdefgh", {"X": "abcdef", "Y": "abcdefgh", "Z": "a"}) == "a [X] [Y]"
+
+
+PREFIX = "2026-11-27 19:00:00.000 UTC [123] "
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("ERROR:  bad\nDETAIL:  Failing row contains (canary).\nHINT:  x", "ERROR:  bad\nHINT:  x"),
+        ("DETAIL: canary\nCONTEXT: canary\nend\n", "end\n"),
+        # As the server's log has it, with whatever prefix, and with the row's own ends of lines.
+        (f"{PREFIX}ERROR:  bad\n{PREFIX}DETAIL:  Failing row contains (1, canary\n\tcanary\n\t\n\tcanary).\n{PREFIX}LOG:  x",
+         f"{PREFIX}ERROR:  bad\n{PREFIX}LOG:  x"),
+        ("me@db:[12]:CONTEXT:  COPY t, line 1: canary\n\tcanary", ""),
+        ("postgres-1  | [12] DETAIL:  Key (a)=(canary\npostgres-1  | \tcanary)\npostgres-1  | [12] LOG:  x", "postgres-1  | [12] LOG:  x"),
+        # What Python takes for the end of a line, and Postgres does not.
+        ("DETAIL:  Failing row contains (a\x0bcanary\u2028canary\rcanary).\nend", "end"),
+        # Nothing but rows goes.
+        (f"{PREFIX}ERROR:  column DETAIL:  is unknown\n\tat line 2", f"{PREFIX}ERROR:  column DETAIL:  is unknown\n\tat line 2"),
+        ("INFO see DETAIL: above\nno DETAIL\n\ta tab", "INFO see DETAIL: above\nno DETAIL\n\ta tab"),
+        (f"{PREFIX}DETAIL:  canary\nTraceback\n\tx", "Traceback\n\tx"),
+        ("A" * 200000 + "\n", "A" * 200000 + "\n"),
+    ],
+)  # fmt: skip
+def test_rows_that_postgres_quotes_are_left_out(text: str, kept: str) -> None:
+    assert without_rows(text) == kept
 
 
 def test_files_are_replaced_whole_and_only_when_different(tmp_path: Path) -> None:
