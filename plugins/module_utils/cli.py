@@ -35,6 +35,7 @@ from . import (
     secret_fetch,
     secret_rotation,
     sizing,
+    upgrade_cli,
     verification,
 )
 from .errors import ScutumError, as_error
@@ -245,6 +246,7 @@ JOBS: dict[str, Callable[[Installation, argparse.Namespace], tuple[bool, dict[st
     "verify-restore": verify_restore,
     "restore": restore_backup,
     **audit_cli.JOBS,
+    **upgrade_cli.JOBS,
     "secrets-fetch": fetch_secrets,
     "secrets-rotate": rotate_secrets,
     "secrets-age": show_ages,
@@ -311,6 +313,7 @@ def main(argv: list[str] | None = None) -> int:
         "--settings", default="", help="-: store and environment from standard input, as the role gives them"
     )
     audit_cli.add(jobs)
+    upgrade_cli.add(jobs)
     job = jobs.add_parser(
         "secrets-fetch", help="have the source's secrets on the tmpfs; runs before the engine at boot"
     )

@@ -13,12 +13,12 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import compose as compose_module
-from . import env_file, images, limits, release, schedule, secret_unit, stack
+from . import env_file, images, limits, release, schedule, secret_unit, stack, upgrade_units
 from .errors import ScutumError
 from .files import ensure_directory, read_text, write_file
 from .installation import Installation
@@ -117,39 +117,65 @@ def prepare(installation: Installation, request: Request, check: bool = False) -
         with _staged(installation, request, check) as (_project, changes):
             return {"changes": [*changes, f"images of {request.settings.version}"], "images": {}}
     with _locked(installation, check), _staged(installation, request, check) as (project, changes):
-        wanted = project.images()
-        if check:
-            changes += [f"image {name}" for name in images.missing(installation.engine, wanted)]
-            return {"changes": changes, "images": images.record(installation, wanted)}
-        brought = images.provide(
-            installation,
-            wanted,
-            archive=request.archive,
-            registry=request.settings.image_registry.split("/")[0],
-            username=request.username,
-            password=request.password,
+        return _with_images(installation, request, project, changes, check)
+
+
+def bring(installation: Installation, request: Request, check: bool = False) -> dict[str, Any]:
+    """Have the bundle and the images of a release on the host, and touch nothing that is in force; returns what `prepare` does."""
+    with _locked(installation, check):
+        version, changes = request.settings.version, []
+        if not check and release.fetch(installation.directory, version, request.base_url, request.sums):
+            changes.append(f"releases/{version}")
+        with _staged(installation, request, True) as (project, _planned):
+            return _with_images(installation, request, project, changes, check)
+
+
+def _with_images(
+    installation: Installation, request: Request, project: Project, changes: list[str], check: bool
+) -> dict[str, Any]:
+    """Have a project's images here, those that are pinned and those that were recorded when the release came first."""
+    wanted = project.images()
+    if check:
+        changes += [f"image {name}" for name in images.missing(installation.engine, wanted)]
+        return {"changes": changes, "images": images.record(installation, wanted)}
+    brought = images.provide(
+        installation,
+        wanted,
+        archive=request.archive,
+        registry=request.settings.image_registry.split("/")[0],
+        username=request.username,
+        password=request.password,
+    )
+    changes += [f"image {name}" for name in brought]
+    actual = images.record(installation, wanted)
+    recorded = installation.state().get("images", {})
+    first = recorded.get(request.settings.version, {})
+    problems = images.check_digests(actual, request.digests)
+    problems += images.check_record(actual, first, request.digests)
+    if problems:
+        raise ScutumError(
+            "; ".join(problems),
+            left="the images are on the host; no container was changed",
+            next_step="find out why the registry serves another image before you change scutum_image_digests",
         )
-        changes += [f"image {name}" for name in brought]
-        actual = images.record(installation, wanted)
-        recorded = installation.state().get("images", {})
-        first = recorded.get(request.settings.version, {})
-        problems = images.check_digests(actual, request.digests)
-        problems += images.check_record(actual, first, request.digests)
-        if problems:
-            raise ScutumError(
-                "; ".join(problems),
-                left="the images are on the host; no container was changed",
-                next_step="find out why the registry serves another image before you change scutum_image_digests",
-            )
-        # A pin overrules what was recorded.
-        pinned = {service: image for service, image in actual.items() if service in request.digests}
-        known = {**actual, **first, **pinned}
-        installation.save_state(images={**recorded, request.settings.version: known})
-        return {"changes": changes, "images": actual}
+    # A pin overrules what was recorded.
+    pinned = {service: image for service, image in actual.items() if service in request.digests}
+    known = {**actual, **first, **pinned}
+    installation.save_state(images={**recorded, request.settings.version: known})
+    return {"changes": changes, "images": actual}
 
 
-def converge(installation: Installation, request: Request, check: bool = False) -> dict[str, Any]:
-    """Put the files in force and the containers to them; returns `changes`, `actions`, `guard`, `diff`."""
+def converge(
+    installation: Installation,
+    request: Request,
+    check: bool = False,
+    starting: Callable[[], None] | None = None,
+) -> dict[str, Any]:
+    """Put the files in force and the containers to them; returns `changes`, `actions`, `guard`, `diff`.
+
+    Args:
+        starting: what has to be done when the files are in force, and no container was touched yet.
+    """
     if check and not installation.engine.versions()["server"]:
         return {"changes": ["Compose files", "containers"], "actions": {}, "guard": {}, "diff": Change()}
     with _locked(installation, check), _staged(installation, request, check) as (project, changes):
@@ -170,6 +196,8 @@ def converge(installation: Installation, request: Request, check: bool = False) 
         changes += [*first.files, *(name for name in change.files if name not in first.files)]
         actions, guard = change.actions, {}
         if not check:
+            if starting:
+                starting()
             done = stack.apply(installation, request.timeout)
             actions, guard = {**first.actions, **done["actions"]}, done["guard"]
             installation.save_state(version=request.settings.version, target=None)
@@ -315,6 +343,7 @@ def remove(installation: Installation, data: bool, check: bool = False) -> list[
         store = installation.store()
         removed = [f"container {name}" for name in sorted(compose.containers(project))]
         removed += [f"job {job.unit}" for job in jobs]
+        removed += [f"container {name}" for name in images.kept(installation)]
         # With its data the source is forgotten; else the same secrets open the data again.
         removed += [secret_unit.fetch_unit(installation)] if data and store.settings() else []
         if data:
@@ -323,6 +352,9 @@ def remove(installation: Installation, data: bool, check: bool = False) -> list[
             return removed
         for job in jobs:
             schedule.remove(job)
+        upgrade_units.stop_watch(installation)
+        upgrade_units.remove_resume(installation)
+        images.keep(installation, {})
         if data:
             secret_unit.remove_resume(installation)
         if data and store.settings():

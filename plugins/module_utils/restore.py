@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -57,6 +58,23 @@ _COPIES = "restored"
 _ABOUT_DATABASE = ("litellm_schema", "schema_window")
 
 
+@dataclass(frozen=True)
+class Around:
+    """What a rollback does at certain points of a restore; each may be called again by a run that goes on.
+
+    Args:
+        release: that will be in force when it is restored, whichever is now.
+        filled: the database in force and the restored one, before anything stops; may refuse.
+        stopped: the same two, when nothing writes any more, before they swap names.
+        swapped: before services start.
+    """
+
+    release: str
+    filled: Callable[[Database, Database], None]
+    stopped: Callable[[Database, Database], None]
+    swapped: Callable[[], None]
+
+
 @dataclass
 class Settings:
     """What an operator asks for: the variables of the role, without their prefix.
@@ -71,6 +89,7 @@ class Settings:
         identities: of age, for an encrypted backup.
         environment: values of config/.env that are not on the host yet; a credential of the store, for instance.
         timeout: seconds until services have to be healthy.
+        around: it is part of a rollback.
     """
 
     name: str = ""
@@ -84,6 +103,11 @@ class Settings:
     identities: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     timeout: float = 300
+    around: Around | None = None
+
+    def release(self, installation: Installation) -> str:
+        """The release that a backup has to be of."""
+        return self.around.release if self.around else str(installation.state().get("version") or "")
 
 
 def confirmed(wanted: Settings) -> str:
@@ -134,6 +158,7 @@ def run(installation: Installation, wanted: Settings, say: Say, check: bool = Fa
         else:
             with installation.lock():
                 record = load(installation)
+                _refuse_rollback(record, wanted, word)
                 if settled(record, wanted.name, word):
                     report.update(outcome="unchanged", kept=record.outgoing if record else "")
                     report["warnings"].append(standing(record))
@@ -160,6 +185,25 @@ def run(installation: Installation, wanted: Settings, say: Say, check: bool = Fa
 
 
 # --- forward
+
+
+def _refuse_rollback(record: Open | None, wanted: Settings, word: str) -> None:
+    """Refuse to go on with, or back from, a rollback's restore without the rest of it: rows carried over, the other release's files."""
+    if record and record.rollback and not wanted.around and word in ("confirm", "undo"):
+        raise ScutumError(
+            f"this restore is part of a rollback of an upgrade: {standing(record)}",
+            left="nothing was changed",
+            next_step=next_call(record),
+        )
+
+
+def abandon(installation: Installation) -> None:
+    """Give up a rollback's restore that changed nothing in force yet: what stands beside is dropped."""
+    record = load(installation)
+    if record and record.rollback and record.phase in (PREPARED, RESTORING, READY):
+        Database(installation).drop_beside(record.incoming)
+        _forget_dump(record)
+        _close(installation)
 
 
 def _plan(installation: Installation, wanted: Settings, word: str, report: dict[str, Any]) -> bool:
@@ -207,6 +251,8 @@ def _restore(
 ) -> None:
     if record is None or record.phase not in (SWAPPING, SWAPPED):
         record = _fill(installation, wanted, record, report, say)
+        if wanted.around:
+            wanted.around.filled(*_both(installation, record))
     report.update(id=record.id, safety=record.safety)
     report["warnings"] += record.notes
     _switch(installation, record, wanted, report, say)
@@ -242,6 +288,7 @@ def _fill(installation: Installation, wanted: Settings, record: Open | None, rep
         about=_about(manifest),
         drill=wanted.drill,
         dump=os.path.join(spool, f"{name}.dump"),
+        rollback=wanted.around is not None,
     )
     if _wants_safety(wanted, record):
         with step(installation, report, "safety backup", say) as told:
@@ -267,7 +314,8 @@ def _fill(installation: Installation, wanted: Settings, record: Open | None, rep
 def _reusable(installation: Installation, record: Open, wanted: Settings) -> bool:
     """Whether what stands ready is what is asked for, and still fits what is installed."""
     same = wanted.name in ("", record.id) and record.drill == wanted.drill and not record.old
-    return same and record.release == installation.state().get("version") and not open_rotation(installation)
+    same = same and record.rollback == (wanted.around is not None)
+    return same and record.release == wanted.release(installation) and not open_rotation(installation)
 
 
 def _beside_production(
@@ -352,6 +400,14 @@ def _switch(installation: Installation, record: Open, wanted: Settings, report: 
         _start(installation, wanted, report, say)
     except Exception as problem:
         error = as_error(problem)
+        if wanted.around:
+            # What served before needs the other release's images: the way back to it is not the swap alone.
+            record = save(installation, record, phase=KEPT)
+            raise ScutumError(
+                error.what,
+                f"the restored database is in force, and does not serve well; {standing(record)}",
+                error.next_step,
+            ) from problem
         if not record.back:
             _return(installation, record, error, wanted, report, say)
         # It served badly before the restore, too, or something else is wrong: the way on must not hang on it.
@@ -389,6 +445,11 @@ def _return(
     ) from error
 
 
+def _both(installation: Installation, record: Open) -> tuple[Database, Database]:
+    """The database in force, and the one that comes in."""
+    return Database(installation), Database(installation, name=record.incoming)
+
+
 def _swapped(record: Open, database: Database) -> bool:
     """Whether both names are changed already; a run that was killed may have done it. Refuses what somebody else has made of them."""
     names = database.databases()
@@ -421,6 +482,8 @@ def _swap(installation: Installation, record: Open, wanted: Settings, report: di
         with step(installation, report, "writers stopped", say) as told:
             compose.must("stop", *services, timeout=120)
             told(", ".join(services))
+        if wanted.around and not _swapped(record, database):
+            wanted.around.stopped(*_both(installation, record))
         with step(installation, report, "names swapped", say) as told:
             if not _swapped(record, database):
                 database.swap(record.incoming, record.outgoing)
@@ -466,6 +529,8 @@ def _not_swapped(
 
 def _start(installation: Installation, wanted: Settings, report: dict[str, Any], say: Say) -> None:
     """What reaches the database running on what is in force, and verified. Others are left alone, in whatever state they were."""
+    if wanted.around:
+        wanted.around.swapped()
     services = _writers(installation)
     with step(installation, report, "services started", say) as told:
         if stack.window_needed(installation, references(installation.compose().model())["litellm"]):
@@ -604,7 +669,7 @@ def _safety(installation: Installation, say: Say) -> dict[str, Any]:
 
 def _refuse_unfit(installation: Installation, manifest: dict[str, Any], wanted: Settings) -> Database:
     """Refuse what could not end well, before anything is changed; the database in force."""
-    name, here = manifest["id"], str(installation.state().get("version") or "")
+    name, here = manifest["id"], wanted.release(installation)
     untouched = "nothing was changed"
     if manifest["release"] != here:
         raise ScutumError(

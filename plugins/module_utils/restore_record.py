@@ -44,6 +44,7 @@ class Open:
         notes: what was not brought back, in words.
         drill: event subscriptions were taken out of it.
         dump: path of the dump in clear, while there is one.
+        rollback: it is part of a rollback of an upgrade, which does more around it: only that goes on with it, or back.
     """
 
     phase: str
@@ -61,6 +62,7 @@ class Open:
     notes: list[str] = field(default_factory=list)
     drill: bool = False
     dump: str = ""
+    rollback: bool = False
 
     @property
     def old(self) -> bool:
@@ -141,7 +143,11 @@ def next_call(record: Open) -> str:
         variable = f"scutum_restore_{word}={host}" + (f" with scutum_restore_name={name}" if name else "")
         return f"{variable} {does} (on the host: scutum-ops restore --{word} {host}{f' --name {name}' if name else ''})"
 
+    if record.rollback and record.phase != KEPT:
+        return "playbooks/rollback.yml goes on (on the host: scutum-ops rollback)"
     if record.phase == KEPT:
+        if record.rollback:
+            return call("finalize", f"drops {record.outgoing}")
         finalize = call("finalize", f"drops {record.outgoing}")
         return finalize if record.back else f"{finalize}; {call('undo', 'goes back to it')}"
     if record.back:
