@@ -68,9 +68,8 @@ def run(
             report["warnings"].append(f"{wanted.version} is installed already")
             return {**report, "text": text(report)}
         upgrade_settings.keep(installation, wanted)
-        begun = [phase for phase in records.PHASES if phase in phases]
-        for phase in begun:
-            if _needed(installation, wanted, record, phase, begun):
+        for phase in (phase for phase in records.PHASES if phase in phases):
+            if _needed(installation, wanted, record, phase):
                 _phase(installation, wanted, record, phase, report, say)
     if records.WATCH in phases and wait and not record.outcome:
         upgrade_watch.wait(installation, say)
@@ -199,7 +198,7 @@ def _opened(installation: Installation, wanted: Settings) -> Record | None:
     return Record(catalog.new_id(), time.time(), now, wanted.version, previous=records.following(record))
 
 
-def _needed(installation: Installation, wanted: Settings, record: Record, phase: str, begun: list[str]) -> bool:
+def _needed(installation: Installation, wanted: Settings, record: Record, phase: str) -> bool:
     """Whether a phase has to run; refuses one that lacks what comes before it."""
     touched = record.touched
     if phase == records.PREFLIGHT:
@@ -256,7 +255,11 @@ def _phase(
         if phase == records.PROMOTE and record.touched:
             _return(installation, wanted, record, error, report, say)
         _told(installation, record, report, quiet=True)
-        raise
+        raise ScutumError(
+            error.what,
+            error.left or (records.standing(record) if record.touched else "nothing that is in force was changed"),
+            error.next_step or "correct the cause and run it again: it goes on from there",
+        ) from error
 
 
 def _start_watch(installation: Installation, record: Record) -> None:
@@ -284,9 +287,9 @@ def _recorded(
     for key in ("error", "next_step"):
         held.pop(key, None)
     held |= {"state": records.RUNNING, "began": start, "checks": []}
-    # A preflight that found everything in its place changed nothing.
     if phase in (records.PROMOTE, records.ROLLBACK):
         upgrade_units.ensure_resume(installation)
+    # A preflight that found everything in its place changed nothing.
     own = {
         "checks": held["checks"], "warnings": report["warnings"], "plan": report["plan"], "changed": phase != records.PREFLIGHT,
     }  # fmt: skip
@@ -335,7 +338,7 @@ def _return(
         raise ScutumError(
             f"the promotion failed: {error.what}; and going back failed, too: {second.what}",
             left=second.left,
-            next_step=f"{second.next_step}; then: playbooks/rollback.yml (on the host: scutum-ops rollback)",
+            next_step=second.next_step,
         ) from error
     upgrade_watch.tell(installation, wanted, record)
     _told(installation, record, report, quiet=True)
@@ -376,19 +379,22 @@ def _back(
             ),
         )
     except ScutumError as error:
-        if not upgrade_rollback.not_accepted(error):
-            raise
+        refused = upgrade_rollback.not_accepted(error)
+        if refused is None:
+            raise ScutumError(
+                error.what,
+                error.left or records.standing(record),
+                f"{error.next_step or 'correct the cause'}; then playbooks/rollback.yml goes on (on the host: scutum-ops rollback)",
+            ) from error
         # Nothing in force was changed: the release stays, as if nobody had tried.
         restore.abandon(installation)
         record.outcome = before
         record.steps.pop(records.ROLLBACK)
-        record.rollback = {"refused": report_module.shown(installation, error.what), "next_step": error.next_step}
+        record.rollback = {"refused": report_module.shown(installation, error.what), "next_step": refused.next_step}
         records.save(installation, record)
         if watched:
             upgrade_units.start_watch(installation, record.target)
-        raise ScutumError(
-            error.what, f"{records.standing(record)}; nothing in force was changed", error.next_step
-        ) from error
+        raise ScutumError(error.what, f"{records.standing(record)}; {refused.left}", refused.next_step) from error
     records.save(installation, record)
     records.remember(installation, record)
 

@@ -105,7 +105,7 @@ def load(installation: Installation) -> Record | None:
 
 
 def last(installation: Installation) -> Record | None:
-    """The last upgrade that changed production; None when there never was one."""
+    """The last upgrade that changed production, else the one that is open; None when there never was any."""
     record = load(installation)
     if record and not record.touched and record.previous:
         return Record(**record.previous)

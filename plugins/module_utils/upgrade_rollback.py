@@ -188,7 +188,11 @@ def _by_restore(
 
     def filled(live: Database, restored: Database) -> None:
         if not accept_export:
-            _refuse(upgrade_export.differences(live, restored))
+            # Its migration stands half done below the old services, which run on: until they are started again.
+            left = f"{record.source} still serves, on a schema on which its admin-api does not start again: do not restart it"
+            _refuse(
+                upgrade_export.differences(live, restored), left if never_started else "nothing in force was changed"
+            )
 
     def stopped(live: Database, restored: Database) -> None:
         place = records.folder(installation, record, "export")
@@ -206,7 +210,7 @@ def _by_restore(
         if found.exported and not accept_export:
             # Written since it was looked at. The old images cannot be started on the newer schema, to refuse it then.
             if not never_started:
-                _refuse(found.exported)
+                _refuse(found.exported, "nothing in force was changed")
             report["warnings"].append(
                 f"written in the last moment, and only exported: {', '.join(sorted(found.exported))}"
             )
@@ -227,20 +231,18 @@ def _by_restore(
     deployment.converge(installation, _request(installation, wanted, record))
 
 
-def _refuse(exported: dict[str, int]) -> None:
+def _refuse(exported: dict[str, int], left: str) -> None:
     try:
         upgrade_export.refuse(exported, host_name())
     except ScutumError as error:
-        raise NotAccepted(error.what, error.left, error.next_step) from error
+        raise NotAccepted(error.what, left, error.next_step) from error
 
 
-def not_accepted(error: BaseException | None) -> bool:
-    """Whether a failure is, or comes from, rows that nobody has accepted to lose."""
-    while error is not None:
-        if isinstance(error, NotAccepted):
-            return True
+def not_accepted(error: BaseException | None) -> NotAccepted | None:
+    """The refusal to lose rows that a failure is, or comes from; None when it is something else."""
+    while error is not None and not isinstance(error, NotAccepted):
         error = error.__cause__
-    return False
+    return error
 
 
 def _evidence(installation: Installation, record: Record) -> str:

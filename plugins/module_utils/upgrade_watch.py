@@ -87,11 +87,11 @@ def run(
     Args:
         back: goes back from a bad upgrade.
     """
-    wanted = upgrade_settings.kept(installation)
     record = records.load(installation)
     if record is None or record.outcome or not record.state(records.WATCH):
         upgrade_units.remove_watch(installation)
         return {"verdict": "", "reasons": ["there is nothing to watch"]}
+    wanted = upgrade_settings.kept(installation)
     # A run that was killed while it went back goes on with that.
     found = record.verdict or _watch(installation, wanted, record, say)
     with records.alone(installation):

@@ -137,8 +137,9 @@ def test_a_phase_that_lacks_what_comes_before_is_refused(world: World, phase: st
 
 def test_what_failed_in_the_copy_is_done_again_and_nothing_is_promoted(world: World) -> None:
     world.failing = {"migrate"}
-    with pytest.raises(ScutumError, match="migrate is broken"):
+    with pytest.raises(ScutumError, match="migrate is broken") as caught:
         world.run()
+    assert (caught.value.left, caught.value.next_step) == ("nothing that is in force was changed", "mend it")
     assert world.ran == ["preflight", "stage", "migrate"] and world.record.state("migrate") == records.FAILED
     with pytest.raises(ScutumError, match="smoke comes after migrate, which failed"):
         world.run("smoke")
@@ -235,8 +236,8 @@ def test_a_rollback_that_nobody_accepts_leaves_everything_as_it_was_and_the_watc
     monkeypatch.setattr(upgrade_watch, "wait", lambda *unused: None)
     world.run()
     assert world.record.outcome == "" and world.record.state("watch") == records.RUNNING
-    outer = ScutumError("it would lose rows", "left", "accept it")
-    outer.__cause__ = upgrade_rollback.NotAccepted("it would lose rows")
+    outer = ScutumError("it would lose rows", "left", "run it again")
+    outer.__cause__ = upgrade_rollback.NotAccepted("it would lose rows", "nothing in force was changed", "accept it")
     world.raises = {"rollback": outer}
     world.ran.clear()
     with pytest.raises(ScutumError, match="it would lose rows") as caught:
@@ -254,8 +255,12 @@ def test_a_rollback_of_a_good_upgrade_that_was_interrupted_is_finished_first(
     monkeypatch.setattr(upgrade_rollback.images, "gone", lambda *unused: [])
     world.run()
     world.raises = {"rollback": ScutumError("the disk is full", "in between", "free space")}
-    with pytest.raises(ScutumError, match="the disk is full"):
+    with pytest.raises(ScutumError, match="the disk is full") as caught:
         upgrade.back(world.installation, silent)
+    assert (
+        caught.value.left == "in between"
+        and "free space; then playbooks/rollback.yml goes on" in caught.value.next_step
+    )
     assert "going back failed" in records.standing(world.record)
     for version in ("0.2.0", "0.3.0"):
         with pytest.raises(ScutumError, match="going back from 0.2.0 was not finished: the disk is full"):
