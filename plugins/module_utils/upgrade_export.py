@@ -412,7 +412,7 @@ def refuse(exported: dict[str, Any], host: str) -> None:
         named = ", ".join(f"{name} ({rows} rows)" for name, rows in sorted(exported.items()))
         raise ScutumError(
             f"a rollback by restore would lose what was written since the backup into: {named}",
-            left="nothing in force was changed, and the restored database stands beside",
+            left="nothing in force was changed",
             next_step=f"scutum_rollback_accept_export={host} goes on, and exports these tables as they are first (on the host: scutum-ops "
             f"rollback --accept-export {host})",
         )
