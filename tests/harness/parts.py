@@ -142,8 +142,9 @@ def audit_faults(needs: tuple[str, ...] = ()) -> list[Part]:
 
 
 def all_steps(needs: tuple[str, ...] = ()) -> list[Part]:
-    """A restore and a conversion that are killed at every one of their steps; some of them are in the parts above."""
-    files = ("tests/faults/test_restore.py", AUDIT_FAULTS[0])
+    """A restore and a conversion that are killed at every one of their steps, and nights of daylight saving at their own pace; some
+    of them are in the parts above."""
+    files = ("tests/faults/test_restore.py", "tests/faults/test_scheduler.py", AUDIT_FAULTS[0])
     return [
         Part(
             "all-steps",
