@@ -102,11 +102,12 @@ def test_after_a_rollback_the_install_agrees(s3: S3) -> None:
 def test_postgres_restarts_while_production_is_migrated(s3: S3) -> None:
     """Somebody holds the table that the migration changes, so that it is there when Postgres goes."""
     load, ledger = Load(host.address, host.env()["SCUTUM_API_KEY"]), Ledger(host)
+    before = record(host).get("id")
     going = Going(
         "upgrade.yml", **variables(s3, scutum_version="0.2.0", scutum_upgrade_without_staging="0.2.0",
                                    scutum_upgrade_accept_export=True),
     )  # fmt: skip
-    until(lambda: bool(record(host).get("safety")), "the safety backup", 400)
+    until(lambda: record(host).get("id") != before and bool(record(host).get("safety")), "the safety backup", 400)
     env = host.env()
     hold = f"psql -U {env['POSTGRES_USER']} -d {env['POSTGRES_DB']} -c 'BEGIN; LOCK TABLE request_logs; SELECT pg_sleep(300)'"
     host.run(f'docker exec -d scutum-postgres sh -c "{hold}"')
