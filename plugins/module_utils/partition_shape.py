@@ -204,8 +204,8 @@ class Shape:
         """An expression for the content of a row as the copy has it: a number, equal for equal rows."""
         row = f"ROW({', '.join(self.values(alias, moment, True))})"
         if all(column["hashed"] for column in self.columns):
-            return f"pg_catalog.hash_record_extended({row}, 0)::numeric"
-        return f"('x' || substr(md5({row}::text), 1, 16))::bit(64)::bigint::numeric"
+            return f"pg_catalog.hash_record_extended({row}, 0)"
+        return f"('x' || substr(md5({row}::text), 1, 16))::bit(64)::bigint"
 
 
 def partition_name(table: str, month: str) -> str:
