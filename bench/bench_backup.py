@@ -165,9 +165,12 @@ def install(port: int, rows: float) -> None:
         "scutum_env": {"SCUTUM_BACKUP_ACCESS_KEY_ID": "bench", "SCUTUM_BACKUP_SECRET_ACCESS_KEY": "bench-secret"},
         "scutum_backup_scheduler": "none",
         "scutum_restore_verification": False,
+        "scutum_audit": False,
     }
     settings.write_text(json.dumps(variables))
     measure.seconds([*testbed.playbook("playbooks/day_one.yml", hosts), "-e", f"@{settings}"], repeat=1)
+    # Partitions are made below, when the time for them comes.
+    on(f"scutum-ops audit-partitions --undo {HOST}")
     generator = [sys.executable, "testbed/standin/generate_audit.py", "--rows", str(rows), "--months", "36"]
     psql = f"docker exec -i {HOST} docker exec -i scutum-postgres psql {role()}"
     subprocess.run([*generator, "--psql", psql], cwd=measure.ROOT, check=True)
