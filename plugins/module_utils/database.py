@@ -210,9 +210,9 @@ class Snapshot:
             quoted = ".".join('"' + part.replace('"', '""') + '"' for part in (schema, name))
             method = "hash_record_extended" if hashed == "t" else "md5"
             each = (
-                "hash_record_extended(ROW(t.*), 0)::numeric"
+                "hash_record_extended(ROW(t.*), 0)"
                 if hashed == "t"
-                else "('x' || substr(md5(ROW(t.*)::text), 1, 16))::bit(64)::bigint::numeric"
+                else "('x' || substr(md5(ROW(t.*)::text), 1, 16))::bit(64)::bigint"
             )
             newest = ', max(t."timestamp")' if audit == "1" else ""
             row = self.query(f"SELECT count(*), coalesce(sum({each}), 0){newest} FROM {quoted} t")[0]
@@ -489,8 +489,9 @@ class Database:
             timeout: seconds after which it is ended.
             limit: the variable that sets the time-out, for the message.
         """
-        # Repetitions that lie far apart: a quarter less at level 1, for little time (measured on audit rows). It takes a window of 128 MiB.
-        method = ["-Z", f"zstd:level={level},long"] if self.server_version() >= 16 else ["-Z", "6"]
+        # Without long-distance matching: it makes a dump of audit rows a sixth smaller, and has pg_dump take twice the CPU, of one core
+        # (measured, level 1, 4 million rows: 5.8 seconds and 2.6).
+        method = ["-Z", f"zstd:level={level}"] if self.server_version() >= 16 else ["-Z", "6"]
         # A lock that somebody else holds must not keep it, and those behind it, waiting for ever. Production goes first on the CPU.
         name = f"scutum-ops-dump-{uuid.uuid4().hex[:12]}"
         words = (
@@ -545,11 +546,6 @@ class Database:
                 left="the database is as it was",
                 next_step=self._look(),
             )
-
-    def reader(self, pipe: container_pipe.Pipe) -> list[str]:
-        """The command of a pg_restore that reads a dump from a pipe, into nothing."""
-        words = pipe.input_of("nice", "-n", "10", "pg_restore", "-f", "/dev/null")
-        return [self.installation.engine.binary, *self._in_container(*words, connect=False)]
 
     def image(self) -> str:
         """The id of the image that the server runs."""
