@@ -81,7 +81,6 @@ def test_any(tables: dict[str, list[bytes]], size: int, data: st.DataObject) -> 
     made = archive(tables)
     assert follow(pieces(made, size)) == made
     cut = data.draw(st.integers(0, len(made) - 1))
-    # Where nothing of it has data, and no entry is left over, there is nothing that could be missed.
     with pytest.raises(NotWholeError):
         follow(pieces(made[:cut], size))
 
@@ -110,11 +109,11 @@ def test_what_is_said(data: bytes, says: str) -> None:
 def test_two_tables_missing_are_counted() -> None:
     data = archive(TABLES)
     begin = data.index(b"\x01" + number(1) + number(0))
-    with pytest.raises(NotWholeError, match="without the data of public.teams and 1 others"):
+    with pytest.raises(NotWholeError, match="without the data of public.teams and 1 more"):
         follow([data[:begin]])
 
 
-def test_large_objects_are_Followed() -> None:
+def test_large_objects_are_followed() -> None:
     blob = entry(16, 9, "BLOBS", True)
     whole = archive({}, schema=0)[:-5] + number(1) + blob
     content = b"".join(number(oid) + number(3) + b"abc" + number(0) for oid in (16401, 16402)) + number(0)
