@@ -47,6 +47,8 @@ options:
   calendar:
     description:
       - When, as C(man systemd.time) describes calendar events.
+      - A daily one (V(daily), or beginning with V(*-*-* )) is due 26 hours after its last run, too, since systemd leaves out a time that
+        daylight saving skips.
     type: str
     default: daily
   scheduler:
